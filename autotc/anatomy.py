@@ -1,0 +1,106 @@
+"""The numbers of one model: everything cost and search need to know about it, without its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """How an image becomes patches and visual tokens.
+
+    Args:
+        patch: patch side in pixels.
+        merge: patches merged into one token, a side (2 on Qwen-VL, 1 elsewhere).
+        fixed: side in pixels when every image is resized to one square (LLaVA-1.5), else None.
+        min_pixels, max_pixels: bounds of a dynamic resolution.
+    """
+
+    patch: int
+    merge: int = 1
+    fixed: int | None = None
+    min_pixels: int = 0
+    max_pixels: int = 0
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Return (rows, columns) of visual tokens of an image of width x height pixels."""
+        if self.fixed is not None:
+            side = self.fixed // self.patch // self.merge
+            return side, side
+        unit = self.patch * self.merge
+        h, w = max(unit, round(height / unit) * unit), max(unit, round(width / unit) * unit)
+        if h * w > self.max_pixels:
+            beta = math.sqrt(height * width / self.max_pixels)
+            h, w = (max(unit, math.floor(side / beta / unit) * unit) for side in (height, width))
+        elif h * w < self.min_pixels:
+            beta = math.sqrt(self.min_pixels / (height * width))
+            h, w = (math.ceil(side * beta / unit) * unit for side in (height, width))
+        return h // unit, w // unit
+
+
+@dataclass(frozen=True)
+class VisionAnatomy:
+    """The vision tower.
+
+    Args:
+        blocks: transformer blocks of the tower.
+        blocks_used: blocks that run into the features (LLaVA leaves the last one out).
+        width, heads, mlp: hidden width, attention heads, MLP width.
+        mlp_matrices: 2 for a plain MLP, 3 for a gated one.
+        prefix: rows before the patches (1 for a CLS row).
+        window_patches: patches of an attention window; 0: all blocks see everything.
+        full_blocks: 0-based blocks with full attention when there are windows.
+        patch_inputs: numbers in one patch as the patch embedding reads it (channels x pixels x frames).
+        projector: (in, out) of the projector's matrices, applied once a visual token.
+    """
+
+    blocks: int
+    blocks_used: int
+    width: int
+    heads: int
+    mlp: int
+    mlp_matrices: int
+    prefix: int
+    window_patches: int
+    full_blocks: tuple[int, ...]
+    patch_inputs: int
+    projector: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class DecoderAnatomy:
+    """The language model: layers, widths, heads, vocabulary. MLPs are gated (three matrices)."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocab: int
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The numbers of one model.
+
+    Args:
+        family: name of its adapter module, e.g. "qwen2_5_vl".
+        id: Hugging Face id, alias or folder; what the numbers belong to.
+        parameters: number of weights (tied ones counted once).
+        bytes_per_parameter: 2 for bf16/fp16 serving.
+    """
+
+    family: str
+    id: str
+    image: ImageRule
+    vision: VisionAnatomy
+    decoder: DecoderAnatomy
+    parameters: int
+    bytes_per_parameter: int = 2
+
+    def visual_tokens(self, width: int, height: int) -> int:
+        """Return the visual tokens of one image of width x height pixels."""
+        rows, columns = self.image.grid(width, height)
+        return rows * columns

@@ -1,0 +1,275 @@
+"""What a reducer may look at, what it declares, and how a published recipe is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from autotc.anatomy import Anatomy
+from autotc.assignment import Assignment
+from autotc.errors import SpecError
+from autotc.registry import Registry, nearest
+
+SIGNALS: dict[str, str] = {
+    # decoder; T text tokens stand after the image, `view.text_valid` marks the real ones
+    "last_attention": "(B,H,N) layer k-1, row of the last prompt token; softmax over all keys, after RoPE",
+    "next_attention": "(B,H,N) the same row recomputed with layer k's own norm, q and k on the state entering k",
+    "text_attention": "(B,H,T,N) layer k-1, rows of the text tokens; softmax over all keys, after RoPE",
+    "input_embeds": "(B,N0,D) all visual embeddings of the image as they entered the language model",
+    "text_embeds": "(B,T,D) text embeddings as they entered the language model",
+    "text_hidden": "(B,T,D) text rows of the hidden state entering layer k",
+    "keys": "(B,G,N,hd) keys of layer k-1 after RoPE, G key-value heads",
+    "text_keys": "(B,G,T,hd) the same for the text tokens",
+    "normed": "(B,N,D) the state entering layer k under the model's final norm",
+    "text_normed": "(B,T,D) the same for the text tokens",
+    # projector: from the last tower block that runs into the features; on Qwen the mean of each 2x2 group, in
+    # language-model order
+    "cls_attention": "(B,H,N) row of the CLS query; softmax over all keys, the CLS key's own mass left out",
+    "received_attention": "(B,H,N) attention a token receives, mean over queries",
+    "vision_keys": "(B,N,hd) keys, mean over heads",
+    "features": "(B,N,Dv) encoder features before the projector (mean of a group on Qwen)",
+    # vision: from the block in which (after_attention) or before which (block) the cut is made
+    "block_keys": "(B,N,hd) keys of that block, mean over heads",
+    "block_cls_attention": "(B,H,N) row of the CLS query in that block",
+    "block_received_attention": "(B,H,N) attention a token receives in that block, mean over queries",
+}
+
+
+class Signals(Mapping[str, Tensor]):
+    """The signals a reducer declared in `needs`; touching another one raises."""
+
+    def __init__(self, values: Mapping[str, Tensor], declared: tuple[str, ...] | None = None) -> None:
+        self._values = dict(values)
+        self._declared = declared
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._declared is not None and name not in self._declared:
+            raise KeyError(f"signal {name!r} is not declared in needs {self._declared}")
+        if name not in self._values:
+            raise KeyError(f"signal {name!r} is not available here; available: {sorted(self._values)}")
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values and (self._declared is None or name in self._declared)
+
+    def __iter__(self) -> Iterator[str]:
+        return (n for n in self._values if self._declared is None or n in self._declared)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@dataclass
+class TokenView:
+    """What a reducer sees: one row an image (an image of a sample; several images are several rows).
+
+    Args:
+        x: (B, N, D) visual tokens.
+        valid: (B, N) bool, real tokens; padding is on the right.
+        image: (B, N) int64, which image of its sample a token belongs to.
+        grids: (t, h, w) of each row's original token grid.
+        source: (B, N) int64, the original index of each token in its image.
+        size: (B, N) float, how many originals a token stands for.
+        signals: only those declared in `needs`.
+        state: the reducer's own dictionary, reset at each prefill.
+        text_valid: (B, T) bool, real text tokens behind the image, where a text signal is declared.
+        prefix: rows of the block before the patches (1 where a tower has a CLS row); they are not part of x.
+        ids: (B,) int64, a number of the example, for reducers that draw at random.
+    """
+
+    x: Tensor
+    valid: Tensor = None  # type: ignore[assignment]
+    image: Tensor = None  # type: ignore[assignment]
+    grids: list[tuple[int, int, int]] = None  # type: ignore[assignment]
+    source: Tensor = None  # type: ignore[assignment]
+    size: Tensor = None  # type: ignore[assignment]
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    text_valid: Tensor | None = None
+    prefix: int = 0
+    ids: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        b, n = self.x.shape[:2]
+        device = self.x.device
+        if self.valid is None:
+            self.valid = torch.ones(b, n, dtype=torch.bool, device=device)
+        if self.image is None:
+            self.image = torch.zeros(b, n, dtype=torch.long, device=device)
+        if self.source is None:
+            self.source = torch.arange(n, device=device).expand(b, n)
+        if self.size is None:
+            self.size = torch.ones(b, n, device=device)
+        if self.grids is None:
+            side = int(n**0.5)
+            self.grids = [(1, side, side) if side * side == n else (1, 1, n)] * b
+        if self.ids is None:
+            self.ids = torch.zeros(b, dtype=torch.long, device=device)
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,) int64, the number of real tokens of each row."""
+        return self.valid.sum(1)
+
+
+Budget = int | Tensor
+
+
+def budgets(view: TokenView, budget: Budget) -> Tensor:
+    """Return the budget of each row, (B,) int64, at most the row's number of real tokens."""
+    wanted = torch.as_tensor(budget, dtype=torch.long, device=view.x.device).expand(len(view.x))
+    return torch.minimum(wanted, view.counts)
+
+
+def param(default: Any, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] | None = None,
+          log: bool = False, search: bool = True, help: str = "") -> Any:
+    """Declare a parameter of a reducer with its range.
+
+    Args:
+        default: the published default.
+        low, high: inclusive bounds of a number.
+        choices: the allowed values of a categorical parameter.
+        log: search on a logarithmic scale.
+        search: whether a search may vary it.
+        help: one sentence for `autotc show`.
+    """
+    return field(
+        default=default,
+        metadata={"low": low, "high": high, "choices": choices, "log": log, "search": search, "help": help},
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a method was published."""
+
+    title: str
+    arxiv: str | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes a reducer's own work depends on: n tokens in, k out, d width, heads, head_dim, text tokens."""
+
+    n: int
+    k: int
+    d: int
+    heads: int
+    head_dim: int
+    text: int
+
+
+@dataclass(frozen=True)
+class PresetStage:
+    """One stage of a published recipe: the site, the depth as (published layer, published depth), the fraction of
+    the original tokens that the paper keeps, and parameters."""
+
+    site: Literal["input", "vision", "projector", "decoder"]
+    keep: float
+    layer: tuple[int, int] | None = None
+    params: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published recipe: one rule at one or several places. `autotc.cost.preset_policy` scales its counts by one
+    factor to meet a budget; at the published budget it gives the published counts back.
+
+    Args:
+        name: e.g. "fastv" or "pyramiddrop".
+        stages: given the anatomy, the published stages.
+        positions: the paper's position convention; falls back to "original" where a family has no "compact".
+        note: what the recipe is, in one sentence.
+    """
+
+    name: str
+    stages: Callable[[Anatomy], tuple[PresetStage, ...]]
+    positions: Literal["original", "compact"] = "original"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """Base of all reducers. Fields are parameters (see `param`), class data are capabilities.
+
+    A subclass lives in `autotc/reducers/<name>.py`, implements `assign`, and is registered by existing.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[Source]
+    sites: ClassVar[tuple[str, ...]]
+    needs: ClassVar[tuple[str, ...]] = ()
+    query_aware: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False
+    size_bias: ClassVar[bool] = False
+    where: ClassVar[Literal["block", "after_attention"]] = "block"
+    relevance: ClassVar[Literal["clip", "embedding", "none"]] = "none"
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction"]] = "faithful"
+    presets: ClassVar[tuple[Preset, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            check_param(type(self), item.name, getattr(self, item.name))
+
+    def assign(self, view: TokenView, budget: Budget) -> Assignment:
+        """Decide which tokens come out: at most `budget` rows an image, extras included.
+
+        Args:
+            view: the tokens and the declared signals.
+            budget: an int for all rows or (B,) int64, one a row.
+        """
+        raise NotImplementedError
+
+    def observe(self, view: TokenView) -> None:
+        """See a layer without cutting (stateful reducers keep what they need in `view.state`)."""
+
+    def flops(self, shape: Shape) -> float:
+        """Return the reducer's own work on one image, two operations a multiply-add, sorting left out."""
+        return 0.0
+
+
+def check_param(cls: type[Reducer], name: str, value: Any) -> None:
+    """Check one parameter against its declared type and range.
+
+    Raises:
+        SpecError: unknown name, wrong type or out of range; the message says what is allowed.
+    """
+    known = {item.name: item for item in fields(cls)}
+    if name not in known:
+        raise SpecError(f"{cls.name}: unknown parameter {name!r}. {nearest(name, known) if known else 'It has none.'}")
+    meta, default = known[name].metadata, known[name].default
+    choices = meta.get("choices")
+    if choices is not None:
+        if value not in choices:
+            raise SpecError(f"{cls.name}: {name}: {value!r} is not one of {', '.join(map(repr, choices))}")
+        return
+    kind = type(default)
+    allowed = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise SpecError(f"{cls.name}: {name}: {value!r} is not of type {kind.__name__}")
+    low, high = meta.get("low"), meta.get("high")
+    if kind in (int, float) and not (
+        value == value and (low is None or value >= low) and (high is None or value <= high)
+    ):
+        raise SpecError(f"{cls.name}: {name}: {value!r} is outside {low}..{high}")
+
+
+reducers: Registry[Reducer] = Registry("autotc.reducers", Reducer, "reducer")
+
+
+def make_reducer(name: str, params: Mapping[str, Any] | None = None) -> Reducer:
+    """Build a reducer by name.
+
+    Raises:
+        SpecError: unknown reducer or parameter, or a value out of range.
+    """
+    cls = reducers.get(name)
+    for key in params or {}:
+        check_param(cls, key, (params or {})[key])
+    return cls(**dict(params or {}))

@@ -1,0 +1,412 @@
+"""Generated scenes: an image with objects and a number tag, and questions with sure answers.
+
+``draw_scene(seed)`` composes shapes, handwritten digits, clutter and a small tag of three or four
+digits on a coloured, noisy ground, and asks up to eight questions of ten groups about it. The same
+arguments give the same bytes. Lengths are pixels; boxes are ``(x0, y0, x1, y1)``.
+
+The handwritten digits come from ``digits.npz`` (see ``digits.LICENSE.txt``) and are split once into
+digits for training and digits for testing, so a model is always judged on handwriting it never saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Box = tuple[float, float, float, float]
+
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring")
+PLURALS = {name: name + ("es" if name.endswith("s") else "s") for name in SHAPES}
+COLORS = {
+    "red": (220, 40, 40),
+    "green": (40, 180, 60),
+    "blue": (50, 80, 230),
+    "yellow": (235, 220, 50),
+    "purple": (150, 50, 190),
+    "orange": (240, 140, 30),
+    "cyan": (50, 210, 220),
+    "pink": (245, 150, 200),
+}
+PLACES = ("first", "second", "third", "fourth")
+QUARTERS = ("topleft", "topright", "bottomleft", "bottomright")
+SIDES = ("left of", "right of", "above", "below")
+GROUPS = (
+    "digit_by_color",
+    "color_of_digit",
+    "color_of_shape",
+    "shape_by_color",
+    "exist",
+    "count",
+    "where",
+    "relation",
+    "read_place",
+    "read_tag",
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, its answer (words separated by spaces) and the group it is counted in."""
+
+    text: str
+    answer: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: a handwritten digit (name "0" to "9") or a shape (a name of ``SHAPES``)."""
+
+    kind: Literal["digit", "shape"]
+    name: str
+    color: str
+    box: Box
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """The middle of the box, (x, y) in pixels."""
+        x0, y0, x1, y1 = self.box
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+@dataclass(frozen=True)
+class Tag:
+    """The light box with small digits: what it reads, and where each digit stands."""
+
+    digits: str
+    box: Box
+    cells: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image (uint8, height x width x 3), questions about it, and what was drawn in it."""
+
+    image: np.ndarray
+    questions: tuple[Question, ...]
+    things: tuple[Thing, ...]
+    tag: Tag | None
+
+
+@cache
+def handwriting(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the digit images (n, 8, 8) with values 0 to 16 and their labels (n,) of one split."""
+    if split not in ("train", "test"):
+        raise ValueError(f"digits: expected 'train' or 'test', got {split!r}")
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
+        return file[f"{split}_images"], file[f"{split}_labels"]
+
+
+def draw_scene(
+    seed: int,
+    *,
+    digits: Literal["train", "test"],
+    size: int | tuple[int, int] = 168,
+    canvas: int | tuple[int, int] | None = None,
+    objects: tuple[int, int] | None = None,
+    questions: int = 8,
+) -> Scene:
+    """Draw one scene.
+
+    Args:
+        seed: any non-negative integer; with the other arguments it fixes every byte.
+        digits: which handwriting to use; evaluation must use "test".
+        size: side of the image, or (height, width), in pixels.
+        canvas: size at which the scene is composed before an antialiased resize to ``size``
+            (default: ``size``). ``size=112, canvas=168`` is a standard scene seen smaller.
+        objects: least and greatest number of objects (default: 4 to 7 on 168 x 168 pixels, and in
+            proportion to the area elsewhere). Fewer are drawn where they do not fit.
+        questions: at most so many questions, groups as even as the scene allows.
+
+    Returns:
+        The scene; boxes are in pixels of the final image.
+    """
+    height, width = _pair(size)
+    rows, cols = _pair(canvas or size)
+    rng = np.random.default_rng([int(digits == "test"), seed])
+    if objects is None:
+        share = rows * cols / 168**2
+        objects = max(2, round(4 * share)), max(3, round(7 * share))
+    paint = _ground(rng, rows, cols)
+    taken: list[Box] = []
+    tag = _place_tag(rng, paint, digits, taken) if rng.random() < 0.88 else None
+    things = _place_things(rng, paint, digits, taken, objects)
+    image = np.clip(paint + 0.5, 0, 255).astype(np.uint8)
+    if (rows, cols) != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        things, tag = _rescale(things, tag, width / cols, height / rows)
+    asked = _ask(rng, things, tag, width, height, questions)
+    return Scene(image, asked, tuple(things), tag)
+
+
+# --- drawing ------------------------------------------------------------------------------------
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _ground(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
+    """Return a noisy colour gradient with salient but meaningless patches, (rows, cols, 3)."""
+    coarse = rng.integers(25, 106) + rng.integers(-25, 26, (5, 5, 3))
+    pattern = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
+    paint = np.array(pattern.resize((cols, rows), Image.Resampling.BICUBIC), np.float32)
+    paint += rng.integers(0, 29, (rows, cols, 1), dtype=np.uint8).astype(np.float32) - 14
+    for _ in range(rng.integers(1, 5)):
+        h, w = rng.integers(10, 37, 2)
+        y, x = rng.integers(0, rows - h + 1), rng.integers(0, cols - w + 1)
+        if rng.random() < 0.5:
+            patch = rng.integers(0, 256, (h, w), dtype=np.uint8).astype(np.float32)
+        else:
+            step = rng.integers(2, 6)
+            board = (np.arange(h)[:, None] // step + np.arange(w) // step) % 2
+            low, high = rng.integers(0, 100), rng.integers(140, 256)
+            patch = np.where(board, high, low).astype(np.float32)
+        _blend(paint, x, y, np.float32(rng.uniform(0.5, 0.95)), patch[..., None])
+    return paint
+
+
+def _blend(paint: np.ndarray, x: int, y: int, alpha: np.ndarray, color: np.ndarray) -> None:
+    """Lay ``color`` with opacity ``alpha`` (h, w) on the paint, its corner at (x, y), in place."""
+    h, w = (alpha if np.ndim(alpha) else color).shape[:2]
+    area = paint[y : y + h, x : x + w]
+    area += (alpha[..., None] if np.ndim(alpha) else alpha) * (color - area)
+
+
+def _free_spot(
+    rng: np.random.Generator, shape: tuple[int, ...], w: int, h: int, taken: list[Box]
+) -> tuple[int, int] | None:
+    """Find a place for a w x h box that keeps 2 px from every taken one; None after 30 tries."""
+    for _ in range(30):
+        x, y = int(rng.integers(0, shape[1] - w + 1)), int(rng.integers(0, shape[0] - h + 1))
+        if all(
+            x >= b[2] + 2 or x + w + 2 <= b[0] or y >= b[3] + 2 or y + h + 2 <= b[1] for b in taken
+        ):
+            taken.append((x, y, x + w, y + h))
+            return x, y
+    return None
+
+
+def _digit_mask(
+    rng: np.random.Generator, split: str, w: int, h: int, digit: int | None = None
+) -> tuple[int, np.ndarray]:
+    """Return a random (or the asked) digit and the opacity (h, w) of one of its handwritings."""
+    images, labels = handwriting(split)
+    pool = len(labels) if digit is None else np.flatnonzero(labels == digit)
+    index = int(rng.integers(pool) if digit is None else rng.choice(pool))
+    grey = Image.fromarray(images[index] * np.uint8(15))
+    ink = np.asarray(grey.resize((w, h), Image.Resampling.BICUBIC), np.float32) / 240
+    return int(labels[index]), np.clip((ink - 0.2) * 2, 0, 1)
+
+
+def _shape_mask(name: str, w: int) -> np.ndarray:
+    """Return the opacity (w, w) of a shape that fills its box, edges one pixel soft."""
+    r = w / 2
+    x = np.arange(w, dtype=np.float32)[None] + 0.5 - r
+    y = x.reshape(-1, 1)
+    if name == "circle":
+        out = np.hypot(x, y) - r
+    elif name == "ring":
+        out = np.abs(np.hypot(x, y) - 0.75 * r) - 0.25 * r
+    elif name == "square":
+        out = np.maximum(np.abs(x), np.abs(y)) - 0.88 * r
+    elif name == "diamond":
+        out = (np.abs(x) + np.abs(y) - r) * 0.71
+    elif name == "triangle":
+        out = np.maximum((2 * np.abs(x) - y - r) / 2.24, y - r)
+    elif name == "cross":
+        arm, ax, ay = 0.32 * r, np.abs(x), np.abs(y)
+        out = np.minimum(np.maximum(ax - arm, ay - r), np.maximum(ax - r, ay - arm))
+    else:  # a five-pointed star: fold the plane into one half point, measure from its edge
+        turn = 2 * np.pi / 5
+        angle = np.abs((np.arctan2(x, -y) + turn / 2) % turn - turn / 2)
+        radius = np.hypot(x, y)
+        tip, notch = np.array([r, 0]), 0.45 * r * np.array([np.cos(turn / 2), np.sin(turn / 2)])
+        nx, ny = notch[1] - tip[1], tip[0] - notch[0]
+        out = (radius * np.cos(angle) - r) * nx + radius * np.sin(angle) * ny
+        out = out / np.hypot(nx, ny)
+    return np.clip(0.5 - out, 0, 1)
+
+
+def _place_tag(
+    rng: np.random.Generator, paint: np.ndarray, split: str, taken: list[Box]
+) -> Tag | None:
+    count, w = int(rng.integers(3, 5)), int(rng.integers(9, 13))
+    h = w + int(rng.integers(0, 3))
+    spot = _free_spot(rng, paint.shape, count * w + 4, h + 4, taken)
+    if spot is None:
+        return None
+    x, y = spot
+    light = np.full((h + 4, count * w + 4, 1), rng.integers(200, 250), np.float32)
+    _blend(paint, x, y, np.float32(1), light)
+    text, cells = "", []
+    ink = np.float32(rng.integers(0, 60))
+    for i in range(count):
+        digit, mask = _digit_mask(rng, split, w, h)
+        left = x + 2 + i * w
+        _blend(paint, left, y + 2, mask, ink)
+        text += str(digit)
+        cells.append((left, y + 2, left + w, y + 2 + h))
+    return Tag(text, taken[-1], tuple(cells))
+
+
+def _place_things(
+    rng: np.random.Generator,
+    paint: np.ndarray,
+    split: str,
+    taken: list[Box],
+    objects: tuple[int, int],
+) -> list[Thing]:
+    """Draw the objects; in a third of the scenes one shape is repeated, so that counts vary."""
+    many = rng.random() < 0.35
+    favourite = SHAPES[rng.integers(len(SHAPES))]
+    things = []
+    for _ in range(rng.integers(objects[0], objects[1] + 1)):
+        color = tuple(COLORS)[rng.integers(len(COLORS))]
+        tint = np.array(COLORS[color], np.float32) + rng.integers(-10, 11, 3)
+        if rng.random() < (0.25 if many else 0.5):
+            w = int(rng.integers(20, 34))
+            h = int(w * rng.uniform(1, 1.25))
+            if (spot := _free_spot(rng, paint.shape, w, h, taken)) is None:
+                continue
+            digit, mask = _digit_mask(rng, split, w, h)
+            kind, name = "digit", str(digit)
+        else:
+            w = int(rng.integers(16, 32))
+            if (spot := _free_spot(rng, paint.shape, w, w, taken)) is None:
+                continue
+            name = favourite if many and rng.random() < 0.6 else SHAPES[rng.integers(len(SHAPES))]
+            kind, mask = "shape", _shape_mask(name, w)
+        _blend(paint, *spot, mask, tint)
+        things.append(Thing(kind, name, color, taken[-1]))
+    return things
+
+
+def _rescale(
+    things: list[Thing], tag: Tag | None, sx: float, sy: float
+) -> tuple[list[Thing], Tag | None]:
+    def scaled(b: Box) -> Box:
+        return b[0] * sx, b[1] * sy, b[2] * sx, b[3] * sy
+
+    moved = [Thing(t.kind, t.name, t.color, scaled(t.box)) for t in things]
+    if tag is not None:
+        tag = Tag(tag.digits, scaled(tag.box), tuple(scaled(cell) for cell in tag.cells))
+    return moved, tag
+
+
+# --- asking -------------------------------------------------------------------------------------
+
+
+def _ask(
+    rng: np.random.Generator,
+    things: list[Thing],
+    tag: Tag | None,
+    width: int,
+    height: int,
+    limit: int,
+) -> tuple[Question, ...]:
+    """Ask one question of each group in random order, then second ones, up to ``limit``."""
+    pools = _about_things(rng, things)
+    pools["where"] = _where(things, width, height)
+    pools["relation"] = _relation(things, width, height)
+    if tag is not None:
+        pools["read_tag"] = [Question("what digits are in the box ?", " ".join(tag.digits), "")]
+        pools["read_place"] = [
+            Question(f"what is the {place} digit in the box ?", digit, "")
+            for place, digit in zip(PLACES, tag.digits, strict=False)
+        ]
+    for pool in pools.values():
+        rng.shuffle(pool)
+    order = [GROUPS[i] for i in rng.permutation(len(GROUPS))]
+    asked: list[Question] = []
+    for turn in range(max(len(pool) for pool in pools.values())):
+        for group in order:
+            pool = pools.get(group, [])
+            if turn < len(pool) and len(asked) < limit:
+                asked.append(Question(pool[turn].text, pool[turn].answer, group))
+    return tuple(asked)
+
+
+def _about_things(rng: np.random.Generator, things: list[Thing]) -> dict[str, list[Question]]:
+    """Questions about names, colours, existence and number. Referents are unique."""
+    pools: dict[str, list[Question]] = {group: [] for group in GROUPS}
+    for kind in ("digit", "shape"):
+        some = [t for t in things if t.kind == kind]
+        for t in some:
+            if sum(o.color == t.color for o in some) == 1:
+                text = f"what {kind} is {t.color} ?"
+                pools[f"{kind}_by_color"].append(Question(text, t.name, ""))
+            if sum(o.name == t.name for o in some) == 1:
+                text = f"what color is the {t.name} ?"
+                pools[f"color_of_{kind}"].append(Question(text, t.color, ""))
+    pools["exist"] = _exist(rng, [t for t in things if t.kind == "shape"])
+    counts = {name: sum(t.name == name for t in things) for name in SHAPES}
+    present = sorted(set(counts.values()))
+    for _ in range(2):  # a number first, then a shape of that number: else most answers are 0
+        number = present[rng.integers(len(present))]
+        names = [name for name in SHAPES if counts[name] == number]
+        text = f"how many {PLURALS[names[rng.integers(len(names))]]} ?"
+        pools["count"].append(Question(text, str(number), ""))
+    if rng.random() < 0.5:
+        digits = sum(t.kind == "digit" for t in things)
+        pools["count"].append(Question("how many digits ?", str(digits), ""))
+        pools["count"].append(Question("how many shapes ?", str(len(things) - digits), ""))
+    return pools
+
+
+def _exist(rng: np.random.Generator, shapes: list[Thing]) -> list[Question]:
+    """Half yes; a no mostly names the colour of one shape and the form of another."""
+    asked = []
+    pairs = {(t.color, t.name) for t in shapes}
+    for _ in range(2):
+        color, name = tuple(COLORS)[rng.integers(len(COLORS))], SHAPES[rng.integers(len(SHAPES))]
+        if shapes and rng.random() < 0.92:
+            one = shapes[rng.integers(len(shapes))]
+            style = rng.random()
+            if style < 0.5:
+                color, name = one.color, one.name
+            elif style < 0.75:
+                color = one.color
+            else:
+                name = one.name
+        answer = "yes" if (color, name) in pairs else "no"
+        asked.append(Question(f"is there a {color} {name} ?", answer, ""))
+    return asked
+
+
+def _unique(things: list[Thing]) -> list[Thing]:
+    return [t for t in things if sum(o.name == t.name for o in things) == 1]
+
+
+def _where(things: list[Thing], width: int, height: int) -> list[Question]:
+    """Which quarter a thing is in, if its centre is clear of the middle lines by 5 %."""
+    asked = []
+    for t in _unique(things):
+        dx, dy = t.center[0] / width - 0.5, t.center[1] / height - 0.5
+        if min(abs(dx), abs(dy)) > 0.05:
+            quarter = QUARTERS[2 * (dy > 0) + (dx > 0)]
+            asked.append(Question(f"where is the {t.name} ?", quarter, ""))
+    return asked
+
+
+def _relation(things: list[Thing], width: int, height: int) -> list[Question]:
+    """The one digit or shape on some side of a unique thing, if no case is a close call."""
+    asked = []
+    for anchor in _unique(things):
+        for kind in ("digit", "shape"):
+            others = [t for t in things if t.kind == kind and t is not anchor]
+            for side in SIDES:
+                axis, size = (0, width) if side in SIDES[:2] else (1, height)
+                sign = -1 if side in ("left of", "above") else 1
+                shifts = [sign * (t.center[axis] - anchor.center[axis]) / size for t in others]
+                inside = [t for t, shift in zip(others, shifts, strict=True) if shift > 0]
+                if len(inside) != 1 or len(others) < 2 or min(map(abs, shifts)) < 0.035:
+                    continue
+                text = f"what {kind} is {side} the {anchor.name} ?"
+                asked.append(Question(text, inside[0].name, ""))
+    return asked
