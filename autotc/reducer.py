@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -204,6 +204,7 @@ class Reducer:
     source: ClassVar[Source]
     sites: ClassVar[tuple[str, ...]]
     needs: ClassVar[tuple[str, ...]] = ()
+    instead: ClassVar[Mapping[str, str]] = {}  # needed signal -> what to take where a family lacks it
     query_aware: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
@@ -258,6 +259,18 @@ def check_param(cls: type[Reducer], name: str, value: Any) -> None:
         value == value and (low is None or value >= low) and (high is None or value <= high)
     ):
         raise SpecError(f"{cls.name}: {name}: {value!r} is outside {low}..{high}")
+
+
+def resolve_needs(cls: type[Reducer], available: Container[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (signals to compute, needs that stay unmet) where only `available` signals exist."""
+    found, missing = [], []
+    for need in cls.needs:
+        other = cls.instead.get(need)
+        if need in available or other is None or other not in available:
+            (found if need in available else missing).append(need)
+        else:
+            found.append(other)
+    return tuple(dict.fromkeys(found)), tuple(missing)
 
 
 reducers: Registry[Reducer] = Registry("autotc.reducers", Reducer, "reducer")

@@ -1,0 +1,54 @@
+"""Bipartite matching of neighbouring positions, and the merge that follows it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def bipartite_match(metric: Tensor, count: Tensor, valid: Tensor, prefix: int = 0) -> Tensor:
+    """Send the `count` best matched tokens of even position to their most similar token of odd position.
+
+    Args:
+        metric: (B, N, D) float; cosine similarity of its rows decides.
+        count: (B,) int64, tokens to send away; at most half of the row's valid ones (rounded down) are.
+        valid: (B, N) bool, padding on the right.
+        prefix: rows of the sequence before these tokens; positions count from them, and they never take part.
+
+    Returns:
+        (B, N) int64, the token each token goes into: itself when it stays. Ties go to the lowest index.
+    """
+    b, n, _ = metric.shape
+    target = torch.arange(n, device=metric.device).expand(b, n).clone()
+    count = torch.minimum(count, valid.sum(1) // 2)
+    if n < 2 or not int(count.max()):
+        return target
+    even = prefix % 2
+    unit = torch.nn.functional.normalize(metric.float(), dim=-1, eps=1e-12)
+    edges = unit[:, even::2] @ unit[:, 1 - even :: 2].transpose(-1, -2)
+    edges = edges.masked_fill(~valid[:, None, 1 - even :: 2], -torch.inf)
+    best, match = edges.max(-1)
+    best = best.masked_fill(~valid[:, even::2], -torch.inf)
+    order = torch.argsort(best, dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
+    moved = (rank < count[:, None]) & valid[:, even::2]
+    target[:, even::2] = torch.where(moved, match * 2 + 1 - even, target[:, even::2])
+    return target
+
+
+def bipartite_merge(x: Tensor, size: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge tokens into their targets by size-weighted mean, in place (tokens sent away become zero).
+
+    Args:
+        x: (B, N, D).
+        size: (B, N) how many originals a token stands for.
+        target: (B, N) int64, from `bipartite_match`.
+
+    Returns:
+        x (B, N, D) float32 and size (B, N); size 0 marks tokens that were sent away.
+    """
+    weighted = x.float() * size[..., None]
+    total = torch.zeros_like(size).scatter_add_(1, target, size)
+    merged = torch.zeros_like(weighted).scatter_add_(1, target[..., None].expand_as(weighted), weighted)
+    return merged / total.clamp_min(torch.finfo(total.dtype).tiny)[..., None], total

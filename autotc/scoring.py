@@ -1,0 +1,157 @@
+"""Scores and selections that reducers share: pure functions on padded batches, ties to the lowest index.
+
+Every selection takes `valid` (B, N), the real tokens, and a count for each row, so that a row of a batch is
+decided as if it were alone. Sums over tokens run in float32 whatever the input's type.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autotc import kernels
+from autotc.assignment import Assignment, select
+
+COUNT = int | Tensor
+
+
+def ranking(scores: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return (B, N) indices by falling score, ties by rising index, tokens that are not valid last."""
+    order = torch.argsort(scores, dim=1, descending=True, stable=True)
+    if valid is None:
+        return order
+    last = (~valid).gather(1, order).to(torch.int8)
+    return order.gather(1, torch.argsort(last, dim=1, stable=True))
+
+
+def rank_of(order: Tensor) -> Tensor:
+    """Return (B, N) the place of each token in `order` (the inverse permutation)."""
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def top_mask(scores: Tensor, count: COUNT, valid: Tensor | None = None) -> Tensor:
+    """Mark the `count` highest scores of each row.
+
+    Args:
+        scores: (B, N).
+        count: an int or (B,); rows with fewer valid tokens give all of them.
+        valid: (B, N) bool, tokens that may be chosen.
+
+    Returns:
+        (B, N) bool.
+    """
+    chosen = rank_of(ranking(scores, valid)) < per_row(count, scores)[:, None]
+    return chosen if valid is None else chosen & valid
+
+
+def per_row(count: COUNT, like: Tensor) -> Tensor:
+    """Return (B,) int64 of an int or a (B,) tensor, on the device of `like`."""
+    return torch.as_tensor(count, dtype=torch.long, device=like.device).expand(len(like))
+
+
+def order_mask(order: Tensor, count: COUNT, n: int) -> Tensor:
+    """Mark the first `count` entries of `order` (B, K) among n tokens, as (B, n) bool."""
+    real = torch.arange(order.shape[1], device=order.device)[None] < per_row(count, order)[:, None]
+    mask = torch.zeros(len(order), n, dtype=torch.bool, device=order.device)
+    return mask.scatter_reduce_(1, order, real, reduce="amax")
+
+
+def keep_top(scores: Tensor, count: COUNT, valid: Tensor | None = None) -> Assignment:
+    """Keep the `count` highest scores of each row, in the order of the tokens."""
+    return select(top_mask(scores, count, valid))
+
+
+def heads(attention: Tensor, how: str = "mean") -> Tensor:
+    """Reduce the head axis of (B, H, ...) by "mean", "sum" or "max", in float32."""
+    attention = attention.float()
+    if how == "max":
+        return attention.amax(1)
+    return attention.sum(1) if how == "sum" else attention.mean(1)
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Return the rows of x divided by their length, in float32; a zero row stays zero."""
+    return torch.nn.functional.normalize(x.float(), dim=-1, eps=1e-12)
+
+
+def cosine(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """Return the cosines (B, N, M) of the rows of a (B, N, D) and b (B, M, D; a itself by default), in float32."""
+    a = normalised(a)
+    return a @ (a if b is None else normalised(b)).transpose(-1, -2)
+
+
+def nearest(similarity: Tensor, candidates: Tensor) -> Tensor:
+    """Return (B, N) the candidate of highest similarity of each token, the lowest index on ties.
+
+    Args:
+        similarity: (B, N, M).
+        candidates: (B, M) bool.
+    """
+    masked = similarity.masked_fill(~candidates[:, None, :], -torch.inf)
+    return masked.argmax(-1)
+
+
+def farthest(x: Tensor, count: COUNT, valid: Tensor | None = None, start: Tensor | None = None) -> Tensor:
+    """Choose tokens greedily, each the one whose nearest chosen token is farthest (1 - cosine).
+
+    Args:
+        x: (B, N, D).
+        count: an int or (B,).
+        valid: (B, N) bool.
+        start: (B,) the first pick; by default the token whose nearest neighbour is farthest.
+
+    Returns:
+        (B, K) int64 in the order of choice, K the largest count; entries past a row's own count mean nothing.
+    """
+    valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
+    count = torch.minimum(per_row(count, x), valid.sum(1))
+    return kernels.greedy_select(1 - cosine(x), count, valid, start)
+
+
+def density_peaks(
+    x: Tensor, count: COUNT, valid: Tensor | None = None, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cluster by density peaks: centres are dense and far from anything denser.
+
+    Args:
+        x: (B, N, D).
+        count: clusters, an int or (B,); it is also the number of neighbours that the density averages over.
+        valid: (B, N) bool.
+        noise: (B, N) added to the density; without it equal densities rank by lowest index.
+
+    Returns:
+        centres (B, K) in falling order of density times distance (entries past a row's count mean nothing),
+        and labels (B, N), the place of each token's cluster in `centres`, -1 where not valid.
+    """
+    b, n, d = x.shape
+    valid = torch.ones(b, n, dtype=torch.bool, device=x.device) if valid is None else valid
+    count = torch.minimum(per_row(count, x), valid.sum(1))
+    k = int(count.max()) if b else 0
+    if k == 0:
+        return x.new_zeros(b, 0, dtype=torch.long), torch.full((b, n), -1, device=x.device)
+    pair = valid[:, :, None] & valid[:, None, :]
+    distance = torch.cdist(x.float(), x.float(), compute_mode="donot_use_mm_for_euclid_dist") / d**0.5
+    near = distance.masked_fill(~pair, torch.inf).sort(dim=-1).values[..., :k]
+    used = torch.arange(k, device=x.device)[None, None] < count[:, None, None]
+    mean = near.square().masked_fill(~used, 0).sum(-1) / count.clamp_min(1)[:, None]
+    density = (-mean).exp() + (0 if noise is None else noise)
+    density = density.masked_fill(~valid, -torch.inf)
+    denser = (density[:, None, :] > density[:, :, None]) & pair
+    widest = distance.masked_fill(~pair, 0).amax((1, 2))
+    gap = torch.where(denser, distance, torch.inf).amin(-1)
+    gap = torch.where(denser.any(-1), gap, widest[:, None])
+    centres = ranking((density * gap).masked_fill(~valid, -torch.inf), valid)[:, :k]
+    real = torch.arange(k, device=x.device)[None] < count[:, None]
+    to_centre = distance.gather(2, centres[:, None, :].expand(b, n, k))
+    labels = to_centre.masked_fill(~real[:, None, :], torch.inf).argmin(-1)
+    places = torch.arange(k, device=x.device).expand(b, k)
+    labels = _own(labels, centres, places, real)
+    return centres, torch.where(valid, labels, -1)
+
+
+def _own(labels: Tensor, centres: Tensor, places: Tensor, real: Tensor) -> Tensor:
+    """Give each centre its own label (equal points would send a centre to an earlier one)."""
+    mine = torch.full_like(labels, -1)
+    mine.scatter_reduce_(1, centres, torch.where(real, places, -1), reduce="amax")
+    return torch.where(mine >= 0, mine, labels)
