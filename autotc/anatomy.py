@@ -38,6 +38,20 @@ class ImageRule:
             h, w = (math.ceil(side * beta / unit) * unit for side in (height, width))
         return h // unit, w // unit
 
+    def within(self, grid: tuple[int, int], tokens: int) -> tuple[int, int]:
+        """Return the largest (rows, columns) with the aspect of `grid` that has at most `tokens` visual tokens.
+
+        One side runs over all lengths, the other one is the nearest that keeps the aspect; of equally many tokens
+        the truest aspect wins. Where even a thin line is too long the aspect gives way.
+        """
+        rows, columns = grid
+        if rows * columns <= tokens:
+            return grid
+        near = [(r, max(1, min(columns, math.floor(r * columns / rows + 0.5)))) for r in range(1, rows + 1)]
+        near += [(max(1, min(rows, math.floor(c * rows / columns + 0.5))), c) for c in range(1, columns + 1)]
+        fitting = [g for g in near if g[0] * g[1] <= tokens] or [(1, 1)]
+        return max(fitting, key=lambda g: (g[0] * g[1], -abs(math.log(g[0] * columns / (g[1] * rows))), g))
+
 
 @dataclass(frozen=True)
 class VisionAnatomy:
