@@ -13,9 +13,13 @@ AutotcError                 anything autotc can explain
 class AutotcError(Exception):
     """Base of every error autotc raises on purpose; its text says what to do next."""
 
+    exit_code = 1
+
 
 class SpecError(AutotcError):
     """What the user asked for cannot be done as written."""
+
+    exit_code = 2
 
 
 class PolicyError(SpecError):
@@ -33,6 +37,10 @@ class ModelError(SpecError):
 class UnsupportedError(AutotcError):
     """A combination of features that is refused until it is tested."""
 
+    exit_code = 2
+
 
 class StoreError(AutotcError):
     """The database cannot be used as asked."""
+
+    exit_code = 2

@@ -1,0 +1,206 @@
+"""From stored trials to a front, and from a front to the one policy that leaves as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from autotc import __version__
+from autotc.charts import FrontChart, Point, Role
+from autotc.errors import SpecError
+from autotc.pareto import knee, non_dominated
+from autotc.policy import Number, Policy
+
+if TYPE_CHECKING:
+    from autotc.store import Store, TrialRow
+
+Best = Literal["quality", "knee", "cheapest"]
+UNITS = {
+    "tflops_literature": "TFLOP/1000 requests",
+    "tflops_exact": "TFLOP/1000 requests",
+    "memory_gib": "GiB",
+    "latency_ms": "ms",
+    "kv_bytes": "bytes",
+    "visual_tokens": "tokens",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial as a reader of a front sees it.
+
+    Args:
+        trial: its number in the study; references have their label instead.
+        label: name of a reference or preset, else None.
+        policy: for the full model.
+        numbers: measured qualities and estimated costs, each with unit, kind, split, standard error and n.
+    """
+
+    trial: int | str
+    label: str | None
+    policy: Policy
+    numbers: tuple[Number, ...]
+
+    @property
+    def reference(self) -> bool:
+        """Whether this is a reference and so outside the front."""
+        return self.label is not None
+
+    def number(self, name: str, split: str | None = None) -> Number | None:
+        """Return a figure by name, of one split or of the most trustworthy one at hand."""
+        found = {n.split: n for n in self.numbers if n.name == name}
+        order: Sequence[str | None] = (split,) if split else ("held-out", "selection", "search", None)
+        return next((found[s] for s in order if s in found), None)
+
+    def value(self, name: str, split: str | None = None) -> float:
+        """Return the value of a figure.
+
+        Raises:
+            SpecError: it was not measured.
+        """
+        number = self.number(name, split)
+        if number is None:
+            raise SpecError(f"trial {self.trial}: no {name}{f' on {split}' if split else ''} is stored")
+        return number.value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the shape of the outside contract."""
+        return {
+            "trial": self.trial,
+            "label": self.label,
+            "policy": self.policy.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "reference": self.reference,
+            "metrics": [n.model_dump(mode="json") for n in self.numbers],
+        }
+
+
+def member(row: TrialRow) -> Member:
+    """Turn a stored trial into a member: its numbers and its costs, which are estimates for the full model."""
+    costs = tuple(
+        Number(name=name, value=row.costs[name], unit=unit, kind="estimated", on=str(row.policy.model.id))
+        for name, unit in UNITS.items()
+        if name in row.costs
+    )
+    reference = row.role == "reference"
+    label = (row.label or row.policy.describe()) if reference else None
+    return Member(label if label else row.number, label, row.policy, (*row.numbers, *costs))
+
+
+def members(store: Store, study: str) -> list[Member]:
+    """Return every completed trial and reference of a study.
+
+    Raises:
+        SpecError: no such study; the message names those there are.
+    """
+    if store.study(study) is None:
+        names = [s.name for s in store.studies()]
+        known = "Stored here: " + ", ".join(names) if names else "The database holds no study yet"
+        raise SpecError(f"unknown study {study!r} in {store.url_shown}. {known}. See: autotc list studies")
+    return [member(r) for r in store.trials(study) if r.state == "complete" and r.numbers]
+
+
+def front(
+    everything: Sequence[Member], limit: float | None = None, convention: str = "literature"
+) -> tuple[list[Member], str]:
+    """Return the Pareto front (quality up, exact cost down) within a limit, cheapest first, and the split it rests on.
+
+    The front is drawn on the selection split where trials were measured there; otherwise on the search split.
+
+    Args:
+        limit: TFLOP per 1,000 requests in the named convention; None for no limit.
+    """
+    for split in ("selection", "search"):
+        rows = [
+            m
+            for m in everything
+            if not m.reference
+            and m.number("quality", split)
+            and (limit is None or m.value(f"tflops_{convention}") <= limit)
+        ]
+        if rows:
+            points = np.array([[m.value("quality", split), m.value("tflops_exact")] for m in rows])
+            kept = [m for m, keep in zip(rows, non_dominated(points, maximise=(True, False)), strict=True) if keep]
+            return sorted(kept, key=lambda m: m.value("tflops_exact")), split
+    return [], "search"
+
+
+def choose(chosen: Sequence[Member], split: str, best: Best) -> Member:
+    """Pick one member: the best quality, the knee, or the cheapest within noise of the best.
+
+    Raises:
+        SpecError: the front is empty.
+    """
+    if not chosen:
+        raise SpecError("the front is empty: no trial is within the limit. Search on, or allow more with --max-tflops")
+    if best == "knee":
+        points = np.array([[m.value("quality", split), m.value("tflops_exact")] for m in chosen])
+        return chosen[knee(points, maximise=(True, False))]
+    top = max(chosen, key=lambda m: m.value("quality", split))
+    if best == "quality":
+        return top
+    noise = (top.number("quality", split).stderr or 0.0) if top.number("quality", split) else 0.0  # type: ignore[union-attr]
+    return min(
+        (m for m in chosen if m.value("quality", split) >= top.value("quality", split) - noise),
+        key=lambda m: m.value("tflops_exact"),
+    )
+
+
+def document(chosen: Member, study: str, workload: dict[str, Any]) -> Policy:
+    """Return the policy with what was measured and where it comes from, ready to leave as JSON."""
+    provenance = {"study": study, "trial": chosen.trial, "autotc": __version__, "workload": workload}
+    return chosen.policy.model_copy(update={"expected": chosen.numbers, "provenance": provenance})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        SpecError: the folder is missing or cannot be written to.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def chart(everything: Sequence[Member], chosen: Sequence[Member], split: str, title: str, subtitle: str) -> FrontChart:
+    """Return the picture of a front among all trials, with references and presets."""
+    on_front = {m.trial for m in chosen}
+    points = []
+    for m in everything:
+        quality = m.number("quality", split)
+        if quality is None:
+            if m.reference:
+                continue
+            quality = m.number("quality")
+        if quality is None:
+            continue
+        role: Role = "front" if m.trial in on_front else "trial"
+        if m.reference:
+            role = "preset" if str(m.label).startswith("preset:") else "reference"
+        points.append(
+            Point(
+                cost=m.value("tflops_exact"),
+                quality=quality.value,
+                stderr=quality.stderr,
+                role=role,
+                label=str(m.label or f"#{m.trial}").removeprefix("preset:"),
+                detail=f"{m.label or f'trial {m.trial}'}: {m.policy.describe()}<br>{quality.value:.3f} on {quality.split}",
+            )
+        )
+    return FrontChart(title=title, subtitle=subtitle, points=points, quality_name=f"quality on {split}")
