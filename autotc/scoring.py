@@ -16,7 +16,9 @@ COUNT = int | Tensor
 
 
 def ranking(scores: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return (B, N) indices by falling score, ties by rising index, tokens that are not valid last."""
+    """Return (B, N) indices by falling score, ties by rising index, NaN behind, padding last."""
+    if scores.is_floating_point():
+        scores = scores.masked_fill(scores.isnan(), -torch.inf)
     order = torch.argsort(scores, dim=1, descending=True, stable=True)
     if valid is None:
         return order
@@ -76,7 +78,7 @@ def normalised(x: Tensor) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Return the cosines (B, N, M) of the rows of a (B, N, D) and b (B, M, D; a itself by default), in float32."""
+    """Return the float32 cosines (B, N, M) of the rows of a (B, N, D) and b (B, M, D; a by default)."""
     a = normalised(a)
     return a @ (a if b is None else normalised(b)).transpose(-1, -2)
 

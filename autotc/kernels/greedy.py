@@ -1,7 +1,7 @@
 """Greedy selections: pick, update one running vector, pick again. Ties go to the lowest index.
 
-A row stops at its own count; entries of the answer past it mean nothing. Chosen tokens are never picked again,
-tokens that are not valid never at all.
+A row stops at its own count; entries of the answer past it mean nothing. No token is picked twice, and
+padding never.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class DivPrune(Reducer):
     """Keep the tokens whose smallest cosine distance to one another is greatest, chosen greedily (max-min).
 
     Source: DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models, arXiv 2503.02175.
-    Differs: chosen tokens are masked, where the authors rely on their distance being 0 (a duplicate could be picked
-        twice and the count missed); each image of a prompt is pruned by itself; ties go to the lowest index.
+    Differs: chosen tokens are masked; the authors rely on their distance being 0, so that a duplicate could
+        be picked twice. Each image of a prompt is pruned by itself. Ties go to the lowest index.
     Cost: 2 N^2 D + K N, once a prefill.
     """
 
