@@ -1,4 +1,4 @@
-"""Outputs of the authors' own code: `tests/golden/`, or the folder named by AUTOTC_GOLDEN_DIR (same layout)."""
+"""Outputs of the authors' code: `tests/golden/`, or the folder in AUTOTC_GOLDEN_DIR (same layout)."""
 
 from __future__ import annotations
 
