@@ -1,0 +1,221 @@
+"""Policies made to a budget: the least a space can cost, one keep solved for, published recipes scaled."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from autotc._charge import ANY, GIGA, Convention, checked, free, reducer_work, stages_of, total_tflops
+from autotc._flops import layer_flops, literature_flops
+from autotc.anatomy import Anatomy
+from autotc.policy import SITES, ModelRef, Policy, Stage, map_depth
+from autotc.workload import Workload
+
+if TYPE_CHECKING:
+    from autotc.reducer import Preset, Reducer
+
+STEP = 1e-6  # keeps are decimals of this size; policy ids round to it
+
+
+class Floor(NamedTuple):
+    """The least a space of policies can cost, and what sets it in one phrase."""
+
+    tflops: float
+    reason: str
+
+
+def floor_cost(
+    anatomy: Anatomy,
+    workload: Workload,
+    convention: Convention = "literature",
+    sites: Sequence[str] = ("input", "vision", "projector", "decoder"),
+    withdraw: bool = True,
+) -> Floor:
+    """Return the least that policies with these sites can cost: one token an image from the earliest cut on.
+
+    Args:
+        anatomy: the model.
+        workload: the mix of requests.
+        convention: which count.
+        sites: the sites the space may use.
+        withdraw: whether the decoder stage may take all tokens away.
+    """
+    allowed = [site for site in SITES if site in sites and site != "cache"]
+    stages = tuple(
+        Stage(
+            site=site,  # type: ignore[arg-type]
+            layer=1 if site in ("vision", "decoder") else None,
+            reducer=ANY,
+            keep=0.0 if site == "decoder" and withdraw else STEP,
+        )
+        for site in allowed
+        if site != "vision" or anatomy.vision.blocks_used > 1
+    )
+    tflops = total_tflops(stages, anatomy, workload, convention, free)
+    before = {"input": "", "vision": "tower block 0", "projector": "the tower", "decoder": "decoder layer 0"}
+    first = stages[0].site if stages else None
+    if convention == "literature" and first not in (None, "decoder"):
+        reason = "one visual token an image in the first decoder layer"
+    elif first is None:
+        reason = "no site to cut at"
+    elif first == "input":
+        reason = "one visual token an image, text and decode"
+    else:
+        reason = f"{before[first]} sees every visual token before a cut at {first!r}"
+    return Floor(tflops, reason)
+
+
+def solve_keep(
+    policy: Policy,
+    index: int,
+    anatomy: Anatomy,
+    workload: Workload,
+    max_tflops: float,
+    convention: Convention = "literature",
+) -> float | None:
+    """Return the largest keep of one stage with which the whole policy costs at most `max_tflops`.
+
+    It lies between the keep of the stage after it (or one token) and that of the stage before it (or 1), so
+    the policy stays valid. With one image size it is a whole number of tokens: one token more would cost more
+    than the limit, or that bound is reached.
+
+    Returns:
+        The keep, or None when the limit cannot be met by this stage alone.
+    """
+    stages = list(stages_of(policy, anatomy))
+    high = stages[index - 1].keep if index else 1.0
+    low = max(stages[index + 1].keep if index + 1 < len(stages) else 0.0, STEP)
+    sizes = {anatomy.visual_tokens(r.width, r.height) for r in workload.requests}
+    charge = reducer_work(anatomy)
+    if len(sizes) == 1:
+        n = sizes.pop()
+        unit, first, last = 1 / n, Stage.tokens(_with_keep(stages[index], low), n), math.floor(high * n + 0.5)
+    else:
+        unit, first, last = STEP, max(1, round(low / STEP)), round(high / STEP)
+
+    def keep(i: int) -> float:
+        return min(high, max(low, round(i * unit, 6)))
+
+    def fits(i: int) -> bool:
+        stages[index] = _with_keep(stages[index], keep(i))
+        return total_tflops(stages, anatomy, workload, convention, charge) <= max_tflops
+
+    best = _largest(fits, first, max(first, last))
+    return None if best is None else keep(best)
+
+
+def preset_policy(
+    reducer: type[Reducer],
+    preset: Preset,
+    anatomy: Anatomy,
+    workload: Workload,
+    max_tflops: float,
+    convention: Convention = "literature",
+    positions: Sequence[str] | None = None,
+) -> Policy | None:
+    """Return a published recipe scaled to a budget: its keeps times the largest factor that fits.
+
+    Depths are mapped with `map_depth` from the published ones, keeps never pass 1, a withdrawal stays one. At
+    the cost of the published counts those come back. The next larger factor, a token more at one stage, would
+    cost more than the budget, unless everything is kept already.
+
+    Args:
+        reducer: the method.
+        preset: one of its recipes.
+        anatomy: the model.
+        workload: the mix of requests.
+        max_tflops: the budget, in TFLOP per 1,000 requests.
+        convention: how the budget is counted.
+        positions: the position conventions the family supports; by default asked from its adapter.
+
+    Returns:
+        The policy, or None when the recipe cannot be placed in this model or cannot meet the budget.
+    """
+    published = preset.stages(anatomy)
+    depths = {"decoder": anatomy.decoder.layers, "vision": anatomy.vision.blocks}
+    layers = [
+        None if s.layer is None else map_depth(s.layer[0], s.layer[1], depths[s.site]) for s in published
+    ]
+    places = [(SITES.index(s.site), layer or 0) for s, layer in zip(published, layers, strict=True)]
+    too_late = (SITES.index("vision"), anatomy.vision.blocks_used)
+    if not published or any(b <= a for a, b in itertools.pairwise(places)):
+        return None
+    if any(place[0] == too_late[0] and place >= too_late for place in places):
+        return None
+    first = [
+        Stage(site=s.site, layer=layer, reducer=reducer.name, keep=s.keep, params=dict(s.params))
+        for s, layer in zip(published, layers, strict=True)
+    ]
+    charge = reducer_work(anatomy)
+    positive = [s.keep for s in first if s.keep > 0]
+
+    def scaled(i: int) -> list[Stage]:
+        factor = i * STEP / max(positive, default=1.0)
+        return [
+            _with_keep(s, max(STEP, round(min(1.0, s.keep * factor), 6)) if s.keep else 0.0) for s in first
+        ]
+
+    def cost(stages: Sequence[Stage]) -> float:
+        return total_tflops(stages, anatomy, workload, convention, charge)
+
+    top = math.ceil(max(positive, default=1.0) / min(positive, default=1.0) / STEP)
+    best = _largest(lambda i: cost(scaled(i)) <= max_tflops, 1, top)
+    if best is None:
+        return None
+    stages = scaled(best)
+    sizes = [anatomy.visual_tokens(r.width, r.height) for r in workload.requests]
+    if all(s.tokens(n) == p.tokens(n) for s, p in zip(stages, first, strict=True) for n in sizes):
+        stages = first  # the published fractions read better than equal ones with more decimals
+    known = _family_positions(anatomy.family) if positions is None else tuple(positions)
+    model = ModelRef(
+        family=anatomy.family,
+        id=anatomy.id,
+        decoder_layers=anatomy.decoder.layers,
+        vision_blocks=anatomy.vision.blocks,
+    )
+    return Policy(
+        model=model,
+        positions=preset.positions if preset.positions in known else "original",
+        stages=tuple(stages),
+    )
+
+
+def layer_tflops(anatomy: Anatomy, workload: Workload, tokens: float, convention: Convention) -> float:
+    """Return the TFLOP per 1,000 requests of one decoder layer that sees `tokens` visual tokens an image.
+
+    Smooth in `tokens`; a search splits a budget over depths with it before `solve_keep` sets whole tokens.
+    """
+    total = 0.0
+    for request, weight in zip(workload.requests, workload.weights, strict=True):
+        n = request.images * min(tokens, anatomy.visual_tokens(request.width, request.height))
+        if checked(convention) == "literature":
+            total += weight * literature_flops(anatomy, [n])
+        else:
+            rows = n + request.prompt_tokens
+            total += weight * layer_flops(anatomy, rows, rows)
+    return total / GIGA
+
+
+def _family_positions(family: str) -> tuple[str, ...]:
+    """Return the position conventions of a family; "original" where it is not one of ours."""
+    from autotc.adapter import adapters
+
+    return tuple(adapters.get(family).positions) if family in adapters.names() else ("original",)
+
+
+def _with_keep(stage: Stage, keep: float) -> Stage:
+    return stage if stage.keep == keep else stage.model_copy(update={"keep": keep})
+
+
+def _largest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Return the largest whole number in low..high that fits; what fits, fits for every smaller one too."""
+    if not fits(low):
+        return None
+    if fits(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,131 @@
+"""What a policy is charged on a model: which stages run, what a reducer's own work takes, and the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from autotc._flops import (
+    PARTS,
+    Charge,
+    Cut,
+    Schedule,
+    attention_pairs,
+    exact_flops,
+    literature_flops,
+    make_schedule,
+)
+from autotc.anatomy import Anatomy
+from autotc.errors import PolicyError, SpecError, UnsupportedError
+from autotc.policy import Policy, Stage
+from autotc.workload import Request, Workload
+
+if TYPE_CHECKING:
+    from autotc.reducer import Reducer
+
+Convention = Literal["literature", "exact"]
+GIGA = 1e9  # FLOPs of one request -> TFLOP of 1,000 requests
+ANY = "any"  # the reducer of stages whose cost does not depend on who chooses the tokens
+
+
+def stages_of(policy: Policy | None, anatomy: Anatomy) -> tuple[Stage, ...]:
+    """Return the stages of a policy, which must be written for this model.
+
+    Raises:
+        PolicyError: another family or depth.
+    """
+    if policy is None:
+        return ()
+    asked = (policy.model.family, policy.model.decoder_layers, policy.model.vision_blocks)
+    found = (anatomy.family, anatomy.decoder.layers, anatomy.vision.blocks)
+    if asked != found:
+        names = ("family", "decoder_layers", "vision_blocks")
+        wrong = next(i for i in range(3) if asked[i] != found[i])
+        hint = "" if wrong == 0 else "; translate it with policy.for_model(anatomy)"
+        raise PolicyError(
+            f"model.{names[wrong]}: the policy is for {asked[wrong]!r}, the model has {found[wrong]!r}{hint}"
+        )
+    return policy.stages
+
+
+def total_tflops(
+    stages: Sequence[Stage],
+    anatomy: Anatomy,
+    workload: Workload,
+    convention: Convention,
+    charge: Charge,
+) -> float:
+    """Return only the TFLOP per 1,000 requests, added up as `estimate` does so that both agree to the bit."""
+    literature, parts = 0.0, dict.fromkeys(PARTS, 0.0)
+    exact = checked(convention) == "exact"
+    for request, weight in zip(workload.requests, workload.weights, strict=True):
+        plan = plan_of(stages, anatomy, request, None)
+        if exact:
+            flops = exact_flops(anatomy, request, plan, charge)
+            for part in PARTS:
+                parts[part] += weight * flops[part] / GIGA
+        else:
+            seen = [request.images * n for n in plan.decoder]
+            literature += weight * literature_flops(anatomy, seen) / GIGA
+    return sum(parts.values()) if exact else literature
+
+
+def plan_of(
+    stages: Sequence[Stage], anatomy: Anatomy, request: Request, kept: Sequence[float] | None
+) -> Schedule:
+    if request.frames != 1:
+        raise UnsupportedError("workload: frames: videos are not supported yet; leave frames out")
+    grid = anatomy.image.grid(request.width, request.height)
+    return make_schedule(stages, anatomy, grid, kept, cuts_inside)
+
+
+def cuts_inside(stage: Stage) -> bool:
+    return stage.reducer != ANY and _reducer(stage.reducer).where == "after_attention"
+
+
+def free(cut: Cut, plan: Schedule, text: int) -> float:
+    return 0.0
+
+
+def reducer_work(anatomy: Anatomy) -> Charge:
+    """Return what prices a cut on one image: the reducer's own work, and a tower map made only for it."""
+    v, d = anatomy.vision, anatomy.decoder
+
+    def charge(cut: Cut, plan: Schedule, text: int) -> float:
+        if cut.k >= cut.n:  # a stage that keeps everything does not run
+            return 0.0
+        from autotc.reducer import Shape  # imports torch, which a cost without stages does not need
+
+        stage = cut.stage
+        heads, head_dim = (d.heads, d.head_dim) if stage.site == "decoder" else (v.heads, v.width // v.heads)
+        width = v.width if stage.site in ("input", "vision") else d.width
+        reducer = _reducer(stage.reducer, tuple(sorted(stage.params.items())))
+        own = reducer.flops(Shape(cut.n, cut.k, width, heads, head_dim, text))
+        if _reads_map(stage.reducer, v.prefix > 0):
+            block = stage.layer if stage.site == "vision" and stage.layer else v.blocks_used - 1
+            own += 2.0 * attention_pairs(anatomy, plan, block) * v.width
+        return own
+
+    return charge
+
+
+@lru_cache(maxsize=1024)
+def _reducer(name: str, params: tuple[tuple[str, Any], ...] = ()) -> Reducer:
+    from autotc.reducer import make_reducer
+
+    return make_reducer(name, dict(params))
+
+
+@lru_cache(maxsize=1024)
+def _reads_map(name: str, has_cls: bool) -> bool:
+    """Whether a reducer makes the tower compute a whole attention map a second time."""
+    reducer = _reducer(name)
+    names = (n if has_cls or "cls" not in n else reducer.instead.get(n, n) for n in reducer.needs)
+    return any(n.endswith("received_attention") for n in names)
+
+
+def checked(convention: str) -> str:
+    if convention not in ("literature", "exact"):
+        raise SpecError(f"--flops-convention: {convention!r} is not one of literature, exact")
+    return convention
