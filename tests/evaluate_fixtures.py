@@ -1,0 +1,210 @@
+"""Tiny random model folders of both families, and a task of random pictures, to run whole models in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from autotc.task import Example, Split, Task
+
+COLORS = ("red", "green", "blue", "yellow")
+WORDS = (
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<vs>",
+    "<ve>",
+    "<image>",
+    "<video>",
+    "user",
+    "assistant",
+    "what",
+    "is",
+)
+WORDS += ("the", "colour", "of", "left", "right", "half", "?", ":", *COLORS)
+TEMPLATE = """\
+{%- for message in messages -%}
+{{ message['role'] }} :{{ ' ' }}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}{{ IMAGE }}{{ ' ' }}{%- else -%}{{ part['text'] }}{{ ' ' }}{%- endif -%}
+{%- endfor -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}assistant :{%- endif -%}
+"""
+
+
+def tokenizer(image: str) -> Any:
+    """One token a word; `image` is what the chat template writes for an image."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(list(WORDS[:8]))
+    outer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="right"
+    )
+    outer.chat_template = TEMPLATE.replace("{{ IMAGE }}", image)
+    return outer
+
+
+def _save(model: Any, folder: Path, image: str, image_processor: Any, seed: int) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # large enough for answers that depend on the image
+            if weight.ndim > 1:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * (1.6 / weight.shape[-1] ** 0.5))
+            elif "norm" not in name:
+                weight.zero_()
+    model.save_pretrained(folder)
+    tokenizer(image).save_pretrained(folder)
+    image_processor.save_pretrained(folder)
+    return folder
+
+
+@cache
+def qwen_folder(layers: int = 5, width: int = 48, seed: int = 0) -> Path:
+    """A random Qwen2.5-VL with 14-pixel visual tokens, windows of 2 x 2 tokens."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    text = {
+        "vocab_size": len(WORDS),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [width // 8 - 2 * (width // 24), width // 24, width // 24],
+        },
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "patch_size": 7,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 28,
+        "fullatt_block_indexes": [0, 2],
+        "out_hidden_size": width,
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=6,
+        video_token_id=7,
+        vision_start_token_id=4,
+        vision_end_token_id=5,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+    images = Qwen2VLImageProcessorPil(
+        patch_size=7, merge_size=2, size={"shortest_edge": 14 * 14, "longest_edge": 140 * 140}
+    )
+    folder = Path(mkdtemp(prefix="tiny-qwen-"))
+    return _save(Qwen2_5_VLForConditionalGeneration(config), folder, "<vs> <image> <ve>", images, seed)
+
+
+@cache
+def llava_folder(layers: int = 5, width: int = 48, seed: int = 0) -> Path:
+    """A random LLaVA-1.5: CLIP tower on 48 x 48 pixels, 36 visual tokens."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            image_size=48,
+            patch_size=8,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(WORDS),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        image_token_index=6,
+        image_seq_length=36,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
+    folder = Path(mkdtemp(prefix="tiny-llava-"))
+    return _save(LlavaForConditionalGeneration(config), folder, "<image>", images, seed)
+
+
+def picture(seed: int, width: int = 84, height: int = 84) -> Image.Image:
+    """A noisy picture whose halves have two colours."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 120, (height, width, 3), dtype=np.uint8)
+    pixels[:, : width // 2, seed % 3] = 230
+    pixels[:, width // 2 :, (seed + 1 + seed // 3 % 2) % 3] = 230
+    return Image.fromarray(pixels)
+
+
+class Toy(Task):
+    """Two questions an image, answered by rule; sizes as given, in turn."""
+
+    name: ClassVar[str] = "toy"
+
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]] = ((84, 84),), images: int = 16, answers: bool = True
+    ) -> None:
+        self.sizes, self.images, self._answers = tuple(sizes), images, answers
+
+    @property
+    def answered(self) -> bool:
+        return self._answers
+
+    @property
+    def fingerprint(self) -> str:
+        return f"toy-{self.sizes}-{self.images}-{self._answers}"
+
+    def examples(self, split: Split, n: int | None = None) -> list[Example]:
+        base = {"search": 0, "selection": 1000, "held-out": 2000}[split]
+        found = []
+        for i in range(self.images):
+            size = self.sizes[i % len(self.sizes)]
+            for q, side in enumerate(("left", "right")):
+                found.append(
+                    Example(
+                        f"{split}-{i}-{q}",
+                        f"{split}-{i}",
+                        lambda i=i, size=size: [picture(base + i, *size)],
+                        f"what colour is the {side} half ?" if q else f"colour of {side} ?",
+                        None
+                        if not self._answers
+                        else " ".join(COLORS[(i + q + j) % 4] for j in range(1 + i % 2)),
+                        side,
+                    )
+                )
+        return found[:n]
