@@ -37,7 +37,6 @@ class Withdraw(Reducer):
     )
     sites: ClassVar[tuple[str, ...]] = ("decoder",)
     withdraws: ClassVar[bool] = True
-    withdraws: ClassVar[bool] = True
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset("vtw", _published, note="no visual token from layer 15 of 32 (7B) or 20 of 40 (13B) on"),
     )
