@@ -1,0 +1,133 @@
+"""The database behind the store: its address, its schema, and one transaction at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select
+
+from autotc.errors import SpecError, StoreError
+from autotc.registry import nearest
+from autotc.store import engine, revision
+from autotc.store.schema import Study, Trial
+
+
+class Database:
+    """A database that may hold autotc's tables; made when something is first written to it.
+
+    Args:
+        url: sqlite:///FILE.db or postgresql://...; without it AUTOTC_STORAGE, or `autotc.db` in this folder.
+        check: look at once whether an existing database can be used, instead of at the first read or write.
+
+    Raises:
+        StoreError: not an address, another program's database, an older or newer schema, no access.
+    """
+
+    def __init__(self, url: str | None = None, *, check: bool = True) -> None:
+        self._url = engine.parse_url(url)
+        self.engine: Engine = engine.make_engine(self._url)
+        self._writer = self.engine.execution_options(autotc_write=True)
+        self._current = False
+        if check:
+            self._ready()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url_shown!r})"
+
+    @property
+    def url(self) -> str:
+        """The address with its password, for Optuna; never print it."""
+        return self._url.render_as_string(hide_password=False)
+
+    @property
+    def url_shown(self) -> str:
+        """The address without any password."""
+        return engine.shown(self._url)
+
+    def close(self) -> None:
+        """Close all connections; the store opens new ones when it is used again."""
+        self.engine.dispose()
+
+    # --- schema ---
+
+    def exists(self) -> bool:
+        """Return whether the database holds autotc's tables; never makes a file."""
+        return self._ready()
+
+    def upgrade(self) -> tuple[str | None, str]:
+        """Create the tables, or bring an older schema up to date, in one transaction.
+
+        Returns:
+            The revision before (None: there was none) and now.
+
+        Raises:
+            StoreError: another program's database, a newer schema, no access, a full disk.
+        """
+        with engine.explained(self._url):
+            with self.engine.connect() as connection:
+                # before anything is written, the journal mode included
+                revision.refuse(revision.read_revision(connection), self.url_shown)
+            engine.prepare_for_writing(self.engine)
+            with self._writer.begin() as connection:
+                engine.lock_schema(connection)
+                found = revision.read_revision(connection)
+                revision.refuse(found, self.url_shown)
+                if found.state != "current":
+                    revision.migrate(connection)
+        self._current = True
+        return found.id, revision.head()
+
+    def check(self) -> dict[str, Any]:
+        """Look at the schema and the integrity of an existing database.
+
+        Returns:
+            {"url", "revision", "studies", "trials"}.
+
+        Raises:
+            StoreError: there is none, it cannot be used, or it is damaged.
+        """
+        self._current = False
+        if not self._ready():
+            raise StoreError(f"{self.url_shown}: there is no autotc database. Make one: autotc db upgrade")
+        with self._read() as connection:
+            wrong = engine.integrity(connection)
+            if wrong:
+                raise StoreError(
+                    f"{self.url_shown}: the database is damaged: {'; '.join(wrong[:3])}. Restore a copy, "
+                    "or save what is left with: sqlite3 FILE '.recover'"
+                )
+            counts = [connection.scalar(select(func.count()).select_from(t)) for t in (Study, Trial)]
+        return {"url": self.url_shown, "revision": revision.head(), "studies": counts[0], "trials": counts[1]}
+
+    def _ready(self) -> bool:
+        if not self._current:
+            file = engine.sqlite_file(self._url)
+            if file is not None and not file.exists():
+                return False
+            with engine.explained(self._url), self.engine.connect() as connection:
+                self._current = revision.usable(revision.read_revision(connection), self.url_shown)
+        return self._current
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with engine.explained(self._url), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        if not self._ready():
+            self.upgrade()
+        with engine.explained(self._url), self._writer.begin() as connection:
+            yield connection
+
+    def _study_id(self, connection: Connection, name: str) -> int:
+        found = connection.scalar(select(Study.id).where(Study.name == name))
+        if found is None:
+            raise SpecError(self._unknown_study(name, list(connection.scalars(select(Study.name)))))
+        return found
+
+    def _unknown_study(self, name: str, known: list[str]) -> str:
+        hint = nearest(name, known) if known else "It holds no study yet."
+        return f"unknown study {name!r} in {self.url_shown}. {hint} See: autotc list studies"

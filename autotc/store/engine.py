@@ -1,0 +1,209 @@
+"""Where databases differ: addresses, connections, transactions, upserts, and what their errors mean.
+
+Everything else in the store is SQL that SQLite and PostgreSQL share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from autotc.errors import StoreError
+
+DEFAULT_URL = "sqlite:///autotc.db"
+BUSY_SECONDS = 30
+_SECRET_KEYS = ("password", "sslpassword")
+_SCHEMA_LOCK = 0x6175746F7463  # "autotc": the advisory lock under which a schema is changed
+
+
+def parse_url(url: str | None) -> URL:
+    """Return the database's address: the given one, else AUTOTC_STORAGE, else `autotc.db` in this folder.
+
+    Raises:
+        StoreError: not an address, or of a database that is not supported.
+    """
+    given = url or os.environ.get("AUTOTC_STORAGE") or DEFAULT_URL
+    allowed = "Allowed: sqlite:///FILE.db and postgresql://USER:PASSWORD@HOST/NAME."
+    try:
+        parsed = make_url(given)
+    except (ArgumentError, ValueError) as error:
+        # the text may be a malformed address with a password in it: only a plain file name is repeated
+        what = f"{given!r}" if "@" not in given else "the storage given"
+        raise StoreError(f"storage: {what} is not a database address. {allowed}") from error
+    backend = parsed.drivername.split("+")[0]
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise StoreError(f"storage: databases of kind {backend!r} are not supported. {allowed}")
+    return parsed
+
+
+def shown(url: URL) -> str:
+    """Return the address without any password in it."""
+    secret = [k for k in _SECRET_KEYS if k in url.query]
+    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+
+
+def secrets(url: URL) -> list[str]:
+    """Return the passwords of an address, to be kept out of messages."""
+    found = [url.password, *(url.query.get(k) for k in _SECRET_KEYS)]
+    return [s for s in found if isinstance(s, str) and s]
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of a SQLite address; None for another database, memory, or a `file:` URI."""
+    name = url.database or ""
+    if url.get_backend_name() != "sqlite" or name in ("", ":memory:") or name.startswith("file:"):
+        return None
+    return Path(name)
+
+
+def make_engine(url: URL) -> Engine:
+    """Return an engine whose transactions are real, and immediate where `autotc_write` is set.
+
+    Raises:
+        StoreError: the driver of the database is not installed.
+    """
+    options: dict[str, Any] = {"json_serializer": _dump_json}
+    if url.get_backend_name() != "sqlite":
+        try:
+            # trials take minutes: a connection may be dead by the time it is needed again
+            return create_engine(url, pool_pre_ping=True, pool_recycle=1800, **options)
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"{shown(url)}: the PostgreSQL driver is missing. Install it: pip install 'autotc[postgres]'"
+            ) from error
+    engine = create_engine(_readable(url), connect_args={"timeout": BUSY_SECONDS}, **options)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _readable(url: URL) -> URL:
+    # A database in WAL mode cannot be opened in a folder that cannot be written, unless it is declared
+    # immutable; that is true when no writer's log lies beside it.
+    file = sqlite_file(url)
+    if file is None or not file.exists() or os.access(file.parent, os.W_OK):
+        return url
+    if Path(f"{file}-wal").exists():
+        return url
+    uri = f"file:{quote(str(file.resolve()))}"
+    return url.set(database=uri).update_query_dict({"mode": "ro", "immutable": "1", "uri": "true"})
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+    # Without this Python's driver opens transactions on its own, and not for schema changes.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that starts as a reader and then writes fails at once when another one wrote meanwhile;
+    # one that starts as a writer waits its turn.
+    write = connection.get_execution_options().get("autotc_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def prepare_for_writing(engine: Engine) -> None:
+    """Switch a SQLite file to write-ahead logging, so that readers and one writer do not block each other."""
+    if engine.dialect.name != "sqlite":
+        return
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.close()
+    finally:
+        raw.close()
+
+
+def lock_schema(connection: Connection) -> None:
+    """Let one process at a time change the schema, until the transaction ends.
+
+    On SQLite a writing transaction is already alone.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+
+
+def upsert(connection: Connection, table: Any) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT with the `on_conflict_do_...` methods, which both databases spell alike."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def integrity(connection: Connection) -> list[str]:
+    """Return what a SQLite file's own checks complain about; PostgreSQL guards itself."""
+    if connection.dialect.name != "sqlite":
+        return []
+    found = [row[0] for row in connection.exec_driver_sql("PRAGMA quick_check") if row[0] != "ok"]
+    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    return found + [f"table {row[0]}, row {row[1]}: refers to a missing row of {row[2]}" for row in orphans]
+
+
+def _dump_json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+@contextmanager
+def explained(url: URL) -> Iterator[None]:
+    """Turn a driver's error into a StoreError that says what to do.
+
+    Raises:
+        StoreError: the database failed.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        message = f"{shown(url)}: {_explain(error.orig, url)}"
+        for secret in secrets(url):
+            message = message.replace(secret, "***")
+        raise StoreError(message) from error
+
+
+def _explain(error: BaseException | None, url: URL) -> str:
+    code = getattr(error, "sqlite_errorname", "")
+    file = sqlite_file(url)
+    folder = (file or Path()).absolute().parent
+    elsewhere = "or choose another place with --storage sqlite:////FOLDER/autotc.db (or AUTOTC_STORAGE)"
+    if code == "SQLITE_FULL":
+        return (
+            f"the disk is full (folder {folder}). What was stored before is intact, the last write was "
+            f"undone. Free some space and run the same command again, {elsewhere}."
+        )
+    if code.startswith("SQLITE_READONLY"):
+        return f"the file or its folder {folder} cannot be written. Make both writable, {elsewhere}."
+    if code.startswith("SQLITE_CANTOPEN"):
+        if file is not None and not folder.is_dir():
+            return f"the folder {folder} does not exist. Make it (mkdir -p), {elsewhere}."
+        return f"the file cannot be opened or made in {folder}. Check the permissions of both, {elsewhere}."
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return (
+            f"another process has kept the database locked for more than {BUSY_SECONDS} s. Stop it, or use "
+            "PostgreSQL for many workers, then run the same command again."
+        )
+    if code == "SQLITE_NOTADB":
+        return f"the file is not a SQLite database. Name another file with --storage, {elsewhere}."
+    if code.startswith("SQLITE_CORRUPT"):
+        return "the file is damaged. Look at it with: sqlite3 FILE '.recover', or restore a copy."
+    if code.startswith("SQLITE_IOERR"):
+        return f"reading or writing failed ({code}): the disk may be full or failing (folder {folder})."
+    reason = " ".join(str(error).split())
+    if file is None and url.get_backend_name() == "postgresql":
+        return f"PostgreSQL says: {reason}. Check that it runs, the address, the user and the password."
+    return f"the database refused: {reason}"

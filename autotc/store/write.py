@@ -1,0 +1,66 @@
+"""The writes that many rows go through: insert or replace, in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from autotc.policy import Number
+from autotc.store import columns, engine
+from autotc.store.schema import Base, Example, Metric, Outcome
+
+
+def put(
+    connection: Connection,
+    table: type[Base],
+    key: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    keep_old: bool = False,
+) -> None:
+    """Insert rows, or replace those whose `key` is there; with `keep_old` a None replaces nothing."""
+    if not rows:
+        return
+    target = table.__table__
+    made = engine.upsert(connection, target)
+    change = {
+        name: func.coalesce(made.excluded[name], target.c[name]) if keep_old else made.excluded[name]
+        for name in rows[0]
+        if name not in key
+    }
+    connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=change), rows)
+
+
+def numbers(connection: Connection, trial_id: int, given: Iterable[Number]) -> None:
+    """Write the figures of a trial; one of the same name, split, kind and model is replaced."""
+    rows = [{**n.model_dump(), "split": n.split or "", "trial_id": trial_id} for n in given]
+    for row in rows:
+        row["measured_on"] = row.pop("on")
+    put(connection, Metric, ("trial_id", "name", "split", "kind", "measured_on"), rows)
+
+
+def outcomes(
+    connection: Connection, trial_id: int, study_id: int, split: str, rows: list[dict[str, Any]]
+) -> None:
+    """Write outcomes of a trial, and the examples that the study has not met yet."""
+    known = select(Example.name, Example.id).where(Example.study_id == study_id, Example.split == split)
+    ids = {row.name: row.id for row in connection.execute(known)}
+    new = [
+        {
+            "study_id": study_id,
+            "split": split,
+            "name": r["id"],
+            "image": r["image"],
+            "question_group": r["group"],
+        }
+        for r in rows
+        if r["id"] not in ids
+    ]
+    if new:
+        made = engine.upsert(connection, Example.__table__)
+        connection.execute(made.on_conflict_do_nothing(index_elements=["study_id", "split", "name"]), new)
+        ids = {row.name: row.id for row in connection.execute(known)}
+    kept = (*columns.FLOATS, *columns.TEXTS)
+    values = [{"trial_id": trial_id, "example_id": ids[r["id"]], **{k: r[k] for k in kept}} for r in rows]
+    put(connection, Outcome, ("trial_id", "example_id"), values, keep_old=True)
