@@ -208,6 +208,7 @@ class Reducer:
     query_aware: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
+    withdraws: ClassVar[bool] = False  # keeps nothing: its stages have keep 0
     size_bias: ClassVar[bool] = False
     where: ClassVar[Literal["block", "after_attention"]] = "block"
     relevance: ClassVar[Literal["clip", "embedding", "none"]] = "none"
