@@ -142,9 +142,9 @@ def lock_schema(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
 
 
-def upsert(connection: Connection, table: Any) -> sqlite.Insert | postgresql.Insert:
+def upsert(dialect: str, table: Any) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT with the `on_conflict_do_...` methods, which both databases spell alike."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def integrity(connection: Connection) -> list[str]:

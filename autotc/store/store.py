@@ -71,7 +71,7 @@ class Store(Database):
                 "state": "running",
                 "evaluated_on": evaluated_on,
             }
-            made = engine.upsert(connection, Study).values(**values, **wanted, created=_now())
+            made = engine.upsert(connection.dialect.name, Study).values(**values, **wanted, created=_now())
             connection.execute(made.on_conflict_do_nothing(index_elements=["name"]))
             there = connection.execute(select(Study.fingerprint, Study.spec).where(Study.name == name)).one()
             if there.fingerprint != fingerprint:
@@ -143,9 +143,11 @@ class Store(Database):
         }
         with self._write() as connection:
             study_id = self._study_id(connection, study)
-            shared = engine.upsert(connection, PolicyDocument).values(id=policy.id, json=document)
+            shared = engine.upsert(connection.dialect.name, PolicyDocument).values(
+                id=policy.id, json=document
+            )
             connection.execute(shared.on_conflict_do_nothing(index_elements=["id"]))
-            made = engine.upsert(connection, Trial).values(study_id=study_id, **values)
+            made = engine.upsert(connection.dialect.name, Trial).values(study_id=study_id, **values)
             connection.execute(made.on_conflict_do_nothing(index_elements=["study_id", "role", "key"]))
             where = (Trial.study_id == study_id, Trial.role == role, Trial.key == key)
             there = connection.execute(select(Trial.id, Trial.policy_id).where(*where)).one()
@@ -266,7 +268,7 @@ class Store(Database):
         }
         with self._write() as connection:
             self._study_of(connection, trial_id)
-            made = engine.upsert(connection, Lease).values(**values)
+            made = engine.upsert(connection.dialect.name, Lease).values(**values)
             free = (Lease.expires <= now) | (Lease.worker == worker)
             change = {k: values[k] for k in ("worker", "taken", "expires")}
             taken = made.on_conflict_do_update(index_elements=["trial_id"], set_=change, where=free)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Insert, func, select
 
 from autotc.policy import Number
 from autotc.store import columns, engine
@@ -20,16 +21,23 @@ def put(
     keep_old: bool = False,
 ) -> None:
     """Insert rows, or replace those whose `key` is there; with `keep_old` a None replaces nothing."""
-    if not rows:
-        return
+    if rows:
+        connection.execute(_statement(connection.dialect.name, table, key, tuple(rows[0]), keep_old), rows)
+
+
+@cache
+def _statement(
+    dialect: str, table: type[Base], key: tuple[str, ...], names: tuple[str, ...], keep_old: bool
+) -> Insert:
+    # built once: making it takes longer than writing a trial's outcomes
     target = table.__table__
-    made = engine.upsert(connection, target)
+    made = engine.upsert(dialect, target)
     change = {
         name: func.coalesce(made.excluded[name], target.c[name]) if keep_old else made.excluded[name]
-        for name in rows[0]
+        for name in names
         if name not in key
     }
-    connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=change), rows)
+    return made.on_conflict_do_update(index_elements=list(key), set_=change)
 
 
 def numbers(connection: Connection, trial_id: int, given: Iterable[Number]) -> None:
@@ -58,7 +66,7 @@ def outcomes(
         if r["id"] not in ids
     ]
     if new:
-        made = engine.upsert(connection, Example.__table__)
+        made = engine.upsert(connection.dialect.name, Example.__table__)
         connection.execute(made.on_conflict_do_nothing(index_elements=["study_id", "split", "name"]), new)
         ids = {row.name: row.id for row in connection.execute(known)}
     kept = (*columns.FLOATS, *columns.TEXTS)
