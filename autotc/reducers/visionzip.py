@@ -48,7 +48,7 @@ class VisionZip(Reducer):
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
         """See `Reducer.assign`."""
         name = "cls_attention" if "cls_attention" in view.signals else "received_attention"
-        score = heads(view.signals[name])
+        score = heads(view.signals[name], "sum")
         count = budgets(view, budget)
         extra = (count * self.contextual + 0.5).floor().long()
         dominant = top_mask(score, count - extra, view.valid)

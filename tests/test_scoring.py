@@ -1,0 +1,88 @@
+"""Shared scores and selections."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotc import scoring
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=2, max_size=2),
+    st.lists(st.integers(0, 6), min_size=2, max_size=2),
+    st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=2, max_size=2),
+)
+def test_top_mask_breaks_ties_low(scores: list, count: list, valid: list) -> None:
+    mask = scoring.top_mask(torch.tensor(scores).float(), torch.tensor(count), torch.tensor(valid))
+    for row in range(2):
+        allowed = [i for i in range(6) if valid[row][i]]
+        best = sorted(allowed, key=lambda i: (-scores[row][i], i))[: count[row]]
+        assert mask[row].nonzero()[:, 0].tolist() == sorted(best)
+
+
+def test_infinite_and_missing_scores_come_after_real_ones() -> None:
+    scores = torch.tensor([[float("nan"), -torch.inf, 0.0, 5.0]])
+    assert scoring.ranking(scores).tolist() == [[3, 2, 0, 1]]
+    valid = torch.tensor([[True, True, True, False]])
+    assert scoring.ranking(scores, valid).tolist() == [[2, 0, 1, 3]]
+
+
+def test_rank_of_inverts_an_order() -> None:
+    order = torch.tensor([[2, 0, 3, 1]])
+    assert scoring.rank_of(order).tolist() == [[1, 3, 0, 2]]
+    assert scoring.order_mask(order, 2, 5).tolist() == [[True, False, True, False, False]]
+
+
+def test_heads_are_reduced_in_float32() -> None:
+    attention = torch.tensor([[[1.0, 2.0], [3.0, 2.0]]], dtype=torch.float16)
+    assert scoring.heads(attention).tolist() == [[2.0, 2.0]]
+    assert scoring.heads(attention, "sum").tolist() == [[4.0, 4.0]]
+    assert scoring.heads(attention, "max").tolist() == [[3.0, 2.0]]
+    assert scoring.heads(attention).dtype is torch.float32
+
+
+def test_cosine_of_a_zero_row_is_zero() -> None:
+    x = torch.tensor([[[0.0, 0.0], [3.0, 4.0]]])
+    assert torch.equal(scoring.cosine(x)[0, 0], torch.zeros(2))
+    torch.testing.assert_close(scoring.cosine(x)[0, 1, 1], torch.tensor(1.0))
+
+
+def test_nearest_is_the_first_of_the_best_candidates() -> None:
+    similarity = torch.tensor([[[9.0, 1.0, 1.0], [0.0, 1.0, 2.0]]])
+    assert scoring.nearest(similarity, torch.tensor([[False, True, True]])).tolist() == [[1, 2]]
+
+
+def test_density_peaks_finds_separate_groups() -> None:
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    jitter = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)) * 0.1
+    x = (centres.repeat_interleave(10, 0) + jitter)[None]
+    picked, labels = scoring.density_peaks(x, 3)
+    assert sorted((picked[0] // 10).tolist()) == [0, 1, 2]
+    for group in labels[0].view(3, 10):
+        assert len(set(group.tolist())) == 1
+    assert labels[0, picked[0]].tolist() == [0, 1, 2]
+
+
+def test_density_peaks_gives_equal_points_their_own_clusters() -> None:
+    picked, labels = scoring.density_peaks(torch.ones(1, 5, 2), 3)
+    assert picked.tolist() == [[0, 1, 2]]
+    assert labels.tolist() == [[0, 1, 2, 0, 0]]
+
+
+def test_density_peaks_ignores_padding() -> None:
+    x = torch.randn(1, 12, 3, generator=torch.Generator().manual_seed(1))
+    valid = torch.ones(2, 16, dtype=torch.bool)
+    valid[0, 12:] = False
+    wide = torch.cat((torch.nn.functional.pad(x, (0, 0, 0, 4), value=50.0), torch.randn(1, 16, 3)))
+    picked, labels = scoring.density_peaks(wide, torch.tensor([4, 6]), valid)
+    alone = scoring.density_peaks(x, 4)
+    assert picked[0, :4].tolist() == alone[0][0].tolist()
+    assert labels[0, :12].tolist() == alone[1][0].tolist() and (labels[0, 12:] == -1).all()
+
+
+def test_farthest_respects_counts() -> None:
+    x = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(2))
+    picks = scoring.farthest(x, torch.tensor([9, 3]))
+    assert sorted(picks[0].tolist()) == list(range(9))
+    assert picks[1, :3].tolist() == scoring.farthest(x[1:], 3)[0].tolist()
