@@ -1,0 +1,152 @@
+"""Pareto fronts of plain arrays: who is on the front, how much it covers, which member to take.
+
+Points are (N, M): N candidates, M objectives. Each objective is to be maximised or minimised, said by
+`maximise`: one bool for all, or one a column. A candidate with a NaN anywhere is not measured: it is never
+on a front, covers nothing, and is never chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def non_dominated(points: npt.ArrayLike, maximise: bool | Sequence[bool] = False) -> BoolArray:
+    """Return which points no other point dominates.
+
+    A point dominates another when it is at least as good in every objective and better in one. Of equal
+    points only the first is on the front.
+
+    Args:
+        points: (N, M).
+        maximise: per objective, or one for all.
+
+    Returns:
+        (N,) mask.
+    """
+    losses, measured = _losses(points, maximise)
+    mask = np.zeros(len(losses), dtype=np.bool_)
+    indices = np.flatnonzero(measured)
+    # In lexicographic order (the earlier of equal points first) a point can only be dominated, or repeated,
+    # by one that comes before it.
+    keys = [indices, *(losses[indices, j] for j in reversed(range(losses.shape[1])))]
+    order = indices[np.lexsort(keys)]
+    front = np.empty((0, losses.shape[1]))
+    if losses.shape[1] == 2:
+        best = np.inf
+        for i in order:
+            # the first point of all is on the front even when its second objective is infinitely bad
+            if losses[i, 1] < best or not mask.any():
+                mask[i] = True
+                best = losses[i, 1]
+        return mask
+    for i in order:
+        if not bool((front <= losses[i]).all(axis=1).any()):
+            mask[i] = True
+            front = np.vstack([front, losses[i]])
+    return mask
+
+
+def hypervolume(
+    points: npt.ArrayLike, reference: Sequence[float], maximise: bool | Sequence[bool] = False
+) -> float:
+    """Return the exact area that points of two objectives dominate, up to a reference point.
+
+    Args:
+        points: (N, 2); those that are not better than the reference in both objectives add nothing.
+        reference: the worst corner, in the units of the points.
+        maximise: per objective, or one for both.
+    """
+    losses, measured = _losses(points, maximise)
+    corner, _ = _losses([list(reference)], maximise)
+    if losses.shape[1] != 2 or corner.shape != (1, 2):
+        raise ValueError(f"hypervolume: 2 objectives are needed, got {losses.shape[1]}")
+    inside = losses[measured & (losses < corner[0]).all(axis=1)]
+    front = inside[non_dominated(inside)]
+    front = front[np.argsort(front[:, 0])]
+    # left to right, each point adds the strip between its own height and its left neighbour's
+    heights = np.concatenate([corner[0, 1:], front[:-1, 1]]) if len(front) else front[:, 1]
+    return float(((corner[0, 0] - front[:, 0]) * (heights - front[:, 1])).sum())
+
+
+def knee(points: npt.ArrayLike, maximise: bool | Sequence[bool] = False) -> int:
+    """Return the index of the knee: the front member farthest, towards better, from its ends' line.
+
+    Objectives are scaled to the front's own range first. With one or two members, or none beyond the line,
+    it is the member with the best first objective.
+
+    Args:
+        points: (N, 2), dominated points allowed.
+        maximise: per objective, or one for both.
+
+    Raises:
+        ValueError: not two objectives, or no finite point.
+    """
+    losses, _ = _losses(points, maximise)
+    finite = np.flatnonzero(np.isfinite(losses).all(axis=1))
+    if losses.shape[1] != 2 or not len(finite):
+        raise ValueError("knee: at least one finite point with 2 objectives is needed")
+    members = finite[non_dominated(losses[finite])]
+    members = members[np.argsort(losses[members, 0])]
+    front = losses[members]
+    if len(members) < 3:
+        return int(members[0])
+    span = front.max(axis=0) - front.min(axis=0)
+    scaled = (front - front.min(axis=0)) / span
+    # the line between the ends is now x + y = 1; better is below it
+    gain = 1.0 - scaled.sum(axis=1)
+    best = int(np.argmax(gain))
+    return int(members[best]) if gain[best] > 1e-12 else int(members[0])
+
+
+def cheapest_within_noise(
+    values: npt.ArrayLike, stderr: npt.ArrayLike, cost: npt.ArrayLike, errors: float = 1.0
+) -> int:
+    """Return the index of the cheapest candidate that the best one does not clearly beat.
+
+    The one-standard-error rule: the best value less `errors` times its own standard error is good enough. The
+    candidates' own errors do not count, or a badly measured one would always qualify.
+
+    Args:
+        values: (N,), larger is better.
+        stderr: (N,), of the values; NaN counts as 0.
+        cost: (N,), smaller is better.
+        errors: how many standard errors count as noise.
+
+    Raises:
+        ValueError: nothing is measured.
+    """
+    value, error, price = (np.asarray(a, dtype=np.float64).ravel() for a in (values, stderr, cost))
+    if not len(value) == len(error) == len(price):
+        raise ValueError(
+            f"values, stderr and cost differ in length: {len(value)}, {len(error)}, {len(price)}"
+        )
+    measured = ~(np.isnan(value) | np.isnan(price))
+    if not measured.any():
+        raise ValueError("cheapest_within_noise: no candidate has both a value and a cost")
+    candidates = np.flatnonzero(measured)
+    top = candidates[np.lexsort([price[candidates], -value[candidates]])[0]]
+    bar = value[top] - errors * np.nan_to_num(error[top])
+    enough = candidates[value[candidates] >= bar]
+    # of equally cheap ones the better
+    return int(enough[np.lexsort([-value[enough], price[enough]])[0]])
+
+
+def _losses(points: npt.ArrayLike, maximise: bool | Sequence[bool]) -> tuple[FloatArray, BoolArray]:
+    # all objectives turned into minimisation, and which points are measured
+    values = np.asarray(points, dtype=np.float64)
+    if values.size == 0 and values.ndim < 2:
+        values = values.reshape(0, len(maximise) if isinstance(maximise, Sequence) else 2)
+    if values.ndim != 2:
+        raise ValueError(f"points must be (N, objectives), got shape {values.shape}")
+    directions = [maximise] * values.shape[1] if isinstance(maximise, bool) else list(maximise)
+    if len(directions) != values.shape[1]:
+        raise ValueError(f"maximise has {len(directions)} entries for {values.shape[1]} objectives")
+    losses: FloatArray = values * np.where(directions, -1.0, 1.0)
+    measured: BoolArray = ~np.isnan(losses).any(axis=1)
+    return losses, measured
