@@ -264,7 +264,8 @@ def check_param(cls: type[Reducer], name: str, value: Any) -> None:
 
 def resolve_needs(cls: type[Reducer], available: Container[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (signals to compute, needs that stay unmet) where only `available` signals exist."""
-    found, missing = [], []
+    found: list[str] = []
+    missing: list[str] = []
     for need in cls.needs:
         other = cls.instead.get(need)
         if need in available or other is None or other not in available:
