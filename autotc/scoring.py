@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autotc import kernels
-from autotc.assignment import Assignment, select
+from autotc.assignment import Assignment, merge, select
 
 COUNT = int | Tensor
 
@@ -157,3 +157,87 @@ def _own(labels: Tensor, centres: Tensor, places: Tensor, real: Tensor) -> Tenso
     mine = torch.full_like(labels, -1)
     mine.scatter_reduce_(1, centres, torch.where(real, places, -1), reduce="amax")
     return torch.where(mine >= 0, mine, labels)
+
+
+def raters(
+    visual: Tensor, text: Tensor, visual_valid: Tensor | None = None, text_valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the text tokens that are about the image, as SparseVLM does: those above the mean share of it.
+
+    Args:
+        visual: (B, N, D) embeddings of the image; rows of zeros are padding.
+        text: (B, T, D) embeddings of the text.
+        visual_valid: (B, N) bool.
+        text_valid: (B, T) bool.
+
+    Returns:
+        (B, T) bool, at least one (all real text where none is above the mean), and their shares (B, T), where
+        every visual token spreads one unit over the text by softmax of the dot products.
+    """
+    visual, text = visual.float(), text.float()
+    if text_valid is None:
+        text_valid = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+    real = (visual != 0).any(-1)
+    real = real if visual_valid is None else real & visual_valid
+    logits = (visual @ text.transpose(1, 2)).masked_fill(~text_valid[:, None], -torch.inf)
+    spread = logits.softmax(-1).masked_fill(~real[..., None], 0)
+    share = spread.sum(1) / real.sum(1).clamp_min(1)[:, None]
+    mean = share.masked_fill(~text_valid, 0).sum(1) / text_valid.sum(1).clamp_min(1)
+    chosen = (share > mean[:, None]) & text_valid
+    return torch.where(chosen.any(1, keepdim=True), chosen, text_valid), share
+
+
+def mean_rows(rows: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean (B, N) of the chosen rows (B, T) of a matrix (B, T, N); the others are not read."""
+    total = rows.float().masked_fill(~chosen[..., None], 0).sum(1)
+    return total / chosen.sum(1).clamp_min(1)[:, None]
+
+
+def recycled(dropped: int, fraction: float = 0.3, divide: int = 10) -> tuple[int, int]:
+    """Return how many of the dropped tokens SparseVLM recycles, and into how many clusters."""
+    if dropped <= 0 or fraction == 0:
+        return 0, 0
+    tokens = int(fraction * dropped) + 1
+    return tokens, int(tokens / divide) + 1
+
+
+def recycling_split(n: int, budget: int, fraction: float = 0.3, divide: int = 10) -> int:
+    """Return how many of n tokens to keep so that they and the clusters of the others fill the budget.
+
+    Where the budget is too small for a cluster beside a kept token, all of it is kept tokens.
+    """
+    for kept in range(min(budget, n), 0, -1):
+        if kept + recycled(n - kept, fraction, divide)[1] <= budget:
+            return kept
+    return budget
+
+
+def recycle(
+    x: Tensor,
+    keep: Tensor,
+    scores: Tensor,
+    tokens: COUNT,
+    clusters: COUNT,
+    valid: Tensor,
+    noise: Tensor | None = None,
+) -> Assignment:
+    """Keep the marked tokens and average the best of the others by density-peak clusters.
+
+    Args:
+        x: (B, N, D), what is clustered.
+        keep: (B, N) bool.
+        scores: (B, N) by which the others are chosen.
+        tokens, clusters: how many are recycled, into how many; ints or (B,).
+        valid: (B, N) bool.
+        noise: see `density_peaks`; in falling order of the recycled tokens' scores.
+    """
+    tokens = per_row(tokens, x)
+    order = ranking(scores, valid & ~keep)[:, : int(tokens.max())]
+    real = torch.arange(order.shape[1], device=x.device)[None] < tokens[:, None]
+    points = x.gather(1, order[..., None].expand(-1, -1, x.shape[-1])).masked_fill(~real[..., None], 0)
+    centres, labels = density_peaks(points, clusters, real, noise)
+    target = torch.where(keep, torch.arange(x.shape[1], device=x.device), -1)
+    if centres.shape[1]:
+        into = order.gather(1, centres.gather(1, labels.clamp_min(0)))
+        target.scatter_reduce_(1, order, torch.where(labels >= 0, into, -1), reduce="amax")
+    return merge(target, normalise="count")
