@@ -84,7 +84,7 @@ def _nearest(source: Tensor, places: tuple[tuple[int, int, int], ...], plane: tu
     wanted = wanted.float()
     wanted[:, 0] *= h + w
     distance = torch.cdist(wanted, here, compute_mode="donot_use_mm_for_euclid_dist")
-    chosen = []
+    chosen: list[int] = []
     for row in distance:
         row[chosen] = torch.inf
         chosen.append(int(row.argmin()))
