@@ -83,8 +83,13 @@ def solve_keep(
 
     Returns:
         The keep, or None when the limit cannot be met by this stage alone.
+
+    Raises:
+        ValueError: the stage is a withdrawal.
     """
     stages = list(stages_of(policy, anatomy))
+    if stages[index].keep == 0:
+        raise ValueError(f"stages[{index}] takes every token away: it has no keep to solve for")
     high = stages[index - 1].keep if index else 1.0
     low = max(stages[index + 1].keep if index + 1 < len(stages) else 0.0, STEP)
     sizes = {anatomy.visual_tokens(r.width, r.height) for r in workload.requests}
@@ -144,42 +149,57 @@ def preset_policy(
         return None
     if any(place[0] == too_late[0] and place >= too_late for place in places):
         return None
-    first = [
-        Stage(site=s.site, layer=layer, reducer=reducer.name, keep=s.keep, params=dict(s.params))
-        for s, layer in zip(published, layers, strict=True)
-    ]
+    known = _family_positions(anatomy.family) if positions is None else tuple(positions)
+    policy = Policy(
+        model=ModelRef(
+            family=anatomy.family,
+            id=anatomy.id,
+            decoder_layers=anatomy.decoder.layers,
+            vision_blocks=anatomy.vision.blocks,
+        ),
+        positions=preset.positions if preset.positions in known else "original",
+        stages=tuple(
+            Stage(site=s.site, layer=layer, reducer=reducer.name, keep=s.keep, params=dict(s.params))
+            for s, layer in zip(published, layers, strict=True)
+        ),
+    )
+    return scale_policy(policy, anatomy, workload, max_tflops, convention)
+
+
+def scale_policy(
+    policy: Policy,
+    anatomy: Anatomy,
+    workload: Workload,
+    max_tflops: float,
+    convention: Convention = "literature",
+) -> Policy | None:
+    """Return the policy with its keeps times the largest factor that costs at most `max_tflops`.
+
+    Keeps never pass 1 and never become 0; a withdrawal stays one.
+
+    Returns:
+        The policy, or None when even the smallest factor costs more.
+    """
+    first = stages_of(policy, anatomy)
     charge = reducer_work(anatomy)
-    positive = [s.keep for s in first if s.keep > 0]
+    positive = [s.keep for s in first if s.keep > 0] or [1.0]
+    unit = STEP / max(positive)
 
-    def scaled(i: int) -> list[Stage]:
-        factor = i * STEP / max(positive, default=1.0)
-        return [
-            _with_keep(s, max(STEP, round(min(1.0, s.keep * factor), 6)) if s.keep else 0.0) for s in first
-        ]
+    def scaled(i: int) -> tuple[Stage, ...]:
+        keeps = (max(STEP, round(min(1.0, s.keep * i * unit), 6)) if s.keep else 0.0 for s in first)
+        return tuple(map(_with_keep, first, keeps))
 
-    def cost(stages: Sequence[Stage]) -> float:
-        return total_tflops(stages, anatomy, workload, convention, charge)
+    def fits(i: int) -> bool:
+        return total_tflops(scaled(i), anatomy, workload, convention, charge) <= max_tflops
 
-    top = math.ceil(max(positive, default=1.0) / min(positive, default=1.0) / STEP)
-    best = _largest(lambda i: cost(scaled(i)) <= max_tflops, 1, top)
+    best = _largest(fits, 1, math.ceil(1 / (min(positive) * unit)))
     if best is None:
         return None
     stages = scaled(best)
     sizes = [anatomy.visual_tokens(r.width, r.height) for r in workload.requests]
-    if all(s.tokens(n) == p.tokens(n) for s, p in zip(stages, first, strict=True) for n in sizes):
-        stages = first  # the published fractions read better than equal ones with more decimals
-    known = _family_positions(anatomy.family) if positions is None else tuple(positions)
-    model = ModelRef(
-        family=anatomy.family,
-        id=anatomy.id,
-        decoder_layers=anatomy.decoder.layers,
-        vision_blocks=anatomy.vision.blocks,
-    )
-    return Policy(
-        model=model,
-        positions=preset.positions if preset.positions in known else "original",
-        stages=tuple(stages),
-    )
+    if all(s.tokens(n) == f.tokens(n) for s, f in zip(stages, first, strict=True) for n in sizes):
+        stages = first  # the given fractions read better than equal ones with other decimals
+    return policy.model_copy(update={"stages": stages})
 
 
 def layer_tflops(anatomy: Anatomy, workload: Workload, tokens: float, convention: Convention) -> float:

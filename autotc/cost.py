@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autotc._budget import Floor, floor_cost, layer_tflops, preset_policy, solve_keep
+from autotc._budget import Floor, floor_cost, layer_tflops, preset_policy, scale_policy, solve_keep
 from autotc._charge import (
     ANY,
     GIGA,
@@ -60,6 +60,7 @@ __all__ = [
     "full_cost",
     "layer_tflops",
     "preset_policy",
+    "scale_policy",
     "schedule",
     "solve_keep",
 ]
