@@ -1,0 +1,178 @@
+"""What the user asked for, checked before anything runs or is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from autotc.errors import SpecError
+from autotc.reducer import reducers as registry
+from autotc.registry import nearest
+from autotc.workload import Workload, parse_workload
+
+Sampler = Literal["tpe", "nsga2", "gp", "random"]
+Strategy = Literal["default", "plain"]
+
+# What a run may change without making it another study: limits, how long it goes on, and where it is kept.
+RUN_ONLY = frozenset(
+    {
+        "max_tflops",
+        "flops_convention",
+        "max_memory_gib",
+        "trials",
+        "timeout",
+        "study",
+        "storage",
+        "workers",
+        "download",
+    }
+)
+PROXY_TIMEOUT_S = 270.0
+
+
+class SearchSpec(BaseModel):
+    """One search as asked on the command line or in a TOML file.
+
+    `strategy` "default" starts from the published presets as points of the space and stops evaluations that
+    are clearly dominated; "plain" is the sampler alone, every trial on all examples.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str = Field(min_length=1)
+    max_tflops: float | None = Field(default=None, gt=0)
+    flops_convention: Literal["literature", "exact"] = "literature"
+    max_memory_gib: float | None = Field(default=None, gt=0)
+    workload: str | None = None
+    data: str | None = None
+    skip_bad: bool = False
+    examples: int = Field(default=256, ge=16)
+    selection_examples: int = Field(default=256, ge=16)
+    heldout_examples: int = Field(default=512, ge=16)
+    trials: int = Field(default=72, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
+    sampler: Sampler = "tpe"
+    strategy: Strategy = "default"
+    all_presets: bool = False
+    reducers: tuple[str, ...] | None = None
+    study: str | None = None
+    storage: str | None = None
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    evaluate_on: Literal["auto", "full", "proxy"] = "auto"
+    workers: int = Field(default=1, ge=1, le=64)
+    download: bool = False
+
+    @field_validator("workload")
+    @classmethod
+    def _workload_is_known(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_workload(text)
+        return text
+
+    @field_validator("reducers")
+    @classmethod
+    def _reducers_are_known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None:
+            if not names:
+                raise ValueError("is empty; leave it out to search over all reducers")
+            for i, name in enumerate(names):
+                if name not in registry.names():
+                    raise SpecError(
+                        f"reducers[{i}]: unknown reducer {name!r}. {nearest(name, registry.names())} "
+                        "See: autotc list reducers"
+                    )
+        return names
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any], source: str | None = None) -> SearchSpec:
+        """Build a spec from option values (None: not given).
+
+        Args:
+            options: by field name.
+            source: a file the values come from, named in messages; None for the command line.
+
+        Raises:
+            SpecError: an unknown option or a value out of range; the message says what is allowed.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return cls.model_validate(given)
+        except SpecError as error:
+            raise SpecError(f"{source}: {error}" if source else str(error)) from None
+        except ValidationError as error:
+            raise SpecError(_explain(error, source)) from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path, **overrides: Any) -> SearchSpec:
+        """Read a spec file, such as `studies/<study>/spec.toml`; overrides that are not None win.
+
+        Raises:
+            SpecError: unreadable, not TOML, or a wrong value; the message names the file and the key.
+        """
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path}: not a TOML file: {error}") from error
+        return cls.from_options({**data, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
+
+    def parsed_workload(self) -> Workload:
+        """Return the workload named by `--workload`, by default the `vqa` profile."""
+        return parse_workload(self.workload or "vqa")
+
+    def fingerprint(self, data: str = "") -> str:
+        """Return 16 hex digits over everything that decides what a trial means.
+
+        Limits, number of trials, timeout, workers and the names of study and database are left out: a study
+        may go on with others.
+
+        Args:
+            data: fingerprint of the examples, so that an edited data file is another study.
+        """
+        body = json.dumps({**self.identity(), "data_fingerprint": data}, sort_keys=True)
+        return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields the fingerprint covers, as plain JSON data."""
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in RUN_ONLY}
+
+    def study_name(self, data: str = "") -> str:
+        """Return `--study`, or the model's name and the fingerprint's first eight digits."""
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name.lower()).strip("-.") or "model"
+        return self.study or f"{stem}-{self.fingerprint(data)[:8]}"
+
+    def differences(self, stored: dict[str, Any]) -> list[str]:
+        """Return one line for each field that makes a stored study another one, empty if none does."""
+        now = self.identity()
+        keys = sorted(k for k in now.keys() | stored.keys() if k not in RUN_ONLY)
+        return [
+            f"{k}: the study has {stored.get(k)!r}, now {now.get(k)!r}"
+            for k in keys
+            if k in now and stored.get(k) != now[k]
+        ]
+
+
+def _explain(error: ValidationError, source: str | None) -> str:
+    lines = []
+    for item in error.errors():
+        path = "".join(f"[{p}]" if isinstance(p, int) else str(p) for p in item["loc"])
+        shown = path if source else f"--{path.replace('_', '-')}"
+        field = str(item["loc"][0]) if item["loc"] else ""
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{shown}: unknown option. {nearest(field, SearchSpec.model_fields)}")
+            continue
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "literal_error":
+            choices = [str(c) for c in get_args(SearchSpec.model_fields[field].annotation)]
+            message = f"{item['input']!r} is not known. {nearest(str(item['input']), choices)}"
+        elif isinstance(item.get("input"), str | int | float):
+            message = f"{item['input']!r}: {message[:1].lower()}{message[1:]}"
+        lines.append(f"{shown}: {message}")
+    return (f"{source}: " if source else "") + "; ".join(lines)
