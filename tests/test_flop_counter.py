@@ -1,0 +1,197 @@
+"""The exact convention against what PyTorch counts while the model really runs, with MATH attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from autotc.adapter import anatomy
+from autotc.cost import Cost, estimate
+from autotc.policy import ModelRef, Policy, Stage
+from autotc.workload import Request, Workload
+
+TEXT = 40
+IMAGE_ID = 500
+
+
+@dataclass
+class Case:
+    """A tiny random model of a family, how to ask it about images, and pixels a token side."""
+
+    model: nn.Module
+    inputs: Callable[[int, int, int], dict[str, Tensor]]
+    pixels: int
+
+    def counted(self, rows: int, columns: int, images: int = 1, new_tokens: int = 1) -> float:
+        """Return the TFLOP per 1,000 requests that PyTorch counts over a whole `generate`."""
+        inputs = self.inputs(rows, columns, images)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self.model.generate(  # type: ignore[operator]
+                **inputs,
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return counter.get_total_flops() / 1e9
+
+    def workload(self, rows: int, columns: int, images: int = 1, new_tokens: int = 1) -> Workload:
+        """The same request as a workload."""
+        size = {"width": columns * self.pixels, "height": rows * self.pixels}
+        return Workload((Request(images=images, prompt_tokens=TEXT, new_tokens=new_tokens, **size),))
+
+    def policy(self, *stages: tuple[str, int | None, float, str]) -> Policy:
+        """A policy of (site, layer, keep, reducer) stages for this model."""
+        found = anatomy(self.model)
+        return Policy(
+            model=ModelRef(
+                family=found.family,
+                decoder_layers=found.decoder.layers,
+                vision_blocks=found.vision.blocks,
+            ),
+            stages=tuple(
+                Stage(site=s, layer=j, keep=k, reducer=r)  # type: ignore[arg-type]
+                for s, j, k, r in stages
+            ),
+        )
+
+
+def _prompt(tokens: int, images: int) -> Tensor:
+    """(1, TEXT + images * tokens) ids: a token, the images, then the rest of the text."""
+    image = torch.full((tokens,), IMAGE_ID)
+    between = torch.tensor([3])
+    parts = [torch.tensor([1])]
+    for _ in range(images):
+        parts += [image, between]
+    return torch.cat([*parts, torch.arange(4, TEXT + 3 - images)])[None]
+
+
+def _qwen(model_type: str) -> Case:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    vision: dict[str, Any] = {
+        "depth": 5,
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    if model_type == "qwen2_5_vl":
+        vision |= {"hidden_size": 64, "intermediate_size": 152, "window_size": 112, "out_hidden_size": 128}
+        vision |= {"fullatt_block_indexes": [3]}
+    else:
+        vision |= {"embed_dim": 64, "hidden_size": 128, "mlp_ratio": 4}
+    config = AutoConfig.for_model(
+        model_type,
+        text_config={
+            "hidden_size": 128,
+            "intermediate_size": 352,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 512,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        },
+        vision_config=vision,
+        image_token_id=IMAGE_ID,
+        video_token_id=501,
+        vision_start_token_id=502,
+        vision_end_token_id=503,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+
+    def inputs(rows: int, columns: int, images: int) -> dict[str, Tensor]:
+        ids = _prompt(rows * columns, images)
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": (ids == IMAGE_ID).long(),
+            "pixel_values": torch.randn(images * rows * columns * 4, 3 * 2 * 14 * 14),
+            "image_grid_thw": torch.tensor([[1, 2 * rows, 2 * columns]] * images),
+        }
+
+    return Case(model, inputs, 28)
+
+
+def _llava() -> Case:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.for_model(
+        "llava",
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 128,
+            "intermediate_size": 352,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "vocab_size": 512,
+        },
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 64,
+            "intermediate_size": 256,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 2,
+            "image_size": 448,
+            "patch_size": 14,
+            "projection_dim": 64,
+        },
+        image_token_index=IMAGE_ID,
+        image_seq_length=1024,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+
+    def inputs(rows: int, columns: int, images: int) -> dict[str, Tensor]:
+        ids = _prompt(rows * columns, images)
+        pixels = torch.randn(images, 3, rows * 14, columns * 14)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+    return Case(model, inputs, 14)
+
+
+@cache
+def case(family: str) -> Case:
+    """The tiny model of a family; "qwen2_vl" is the older tower of the Qwen family."""
+    return _llava() if family == "llava" else _qwen(family)
+
+
+GRIDS = {"qwen2_5_vl": (30, 37), "qwen2_vl": (32, 32), "llava": (32, 32)}  # 30 x 37: windows of every size
+
+
+def assert_close(cost: Cost, counted: float, what: str) -> None:
+    """Fail beyond 1 %, with the figures."""
+    error = cost.tflops_exact / counted - 1
+    assert abs(error) < 0.01, (
+        f"{what}: estimated {cost.tflops_exact}, counted {counted} ({error:+.2%}); {cost.parts}"
+    )
+
+
+@pytest.mark.parametrize("family", list(GRIDS))
+@pytest.mark.parametrize("new_tokens", [1, 6])
+def test_the_uncompressed_model(family: str, new_tokens: int) -> None:
+    it, (rows, columns) = case(family), GRIDS[family]
+    cost = estimate(None, anatomy(it.model), it.workload(rows, columns, new_tokens=new_tokens))
+    assert cost.entering_tokens == rows * columns >= 1024
+    counted = it.counted(rows, columns, new_tokens=new_tokens)
+    assert cost.tflops_exact == pytest.approx(counted, rel=1e-9), (cost.parts, counted)  # nothing is left out
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_two_images(family: str) -> None:
+    it = case(family)
+    rows, columns = (20, 27) if family == "qwen2_5_vl" else (32, 32)
+    cost = estimate(None, anatomy(it.model), it.workload(rows, columns, images=2))
+    assert cost.tflops_exact == pytest.approx(it.counted(rows, columns, images=2), rel=1e-9)
