@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from autotc._charge import ANY, GIGA, Convention, checked, free, reducer_work, stages_of, total_tflops
+from autotc._charge import ANY, GIGA, checked, free, reducer_work, stages_of, total_tflops
 from autotc._flops import layer_flops, literature_flops
 from autotc.anatomy import Anatomy
 from autotc.policy import SITES, ModelRef, Policy, Stage, map_depth
@@ -29,7 +29,7 @@ class Floor(NamedTuple):
 def floor_cost(
     anatomy: Anatomy,
     workload: Workload,
-    convention: Convention = "literature",
+    convention: str = "literature",
     sites: Sequence[str] = ("input", "vision", "projector", "decoder"),
     withdraw: bool = True,
 ) -> Floor:
@@ -73,7 +73,7 @@ def solve_keep(
     anatomy: Anatomy,
     workload: Workload,
     max_tflops: float,
-    convention: Convention = "literature",
+    convention: str = "literature",
 ) -> float | None:
     """Return the largest keep of one stage with which the whole policy costs at most `max_tflops`.
 
@@ -117,7 +117,7 @@ def preset_policy(
     anatomy: Anatomy,
     workload: Workload,
     max_tflops: float,
-    convention: Convention = "literature",
+    convention: str = "literature",
     positions: Sequence[str] | None = None,
 ) -> Policy | None:
     """Return a published recipe scaled to a budget: its keeps times the largest factor that fits.
@@ -171,7 +171,7 @@ def scale_policy(
     anatomy: Anatomy,
     workload: Workload,
     max_tflops: float,
-    convention: Convention = "literature",
+    convention: str = "literature",
 ) -> Policy | None:
     """Return the policy with its keeps times the largest factor that costs at most `max_tflops`.
 
@@ -202,7 +202,7 @@ def scale_policy(
     return policy.model_copy(update={"stages": stages})
 
 
-def layer_tflops(anatomy: Anatomy, workload: Workload, tokens: float, convention: Convention) -> float:
+def layer_tflops(anatomy: Anatomy, workload: Workload, tokens: float, convention: str) -> float:
     """Return the TFLOP per 1,000 requests of one decoder layer that sees `tokens` visual tokens an image.
 
     Smooth in `tokens`; a search splits a budget over depths with it before `solve_keep` sets whole tokens.

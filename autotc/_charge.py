@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from autotc._flops import (
     PARTS,
@@ -24,7 +24,6 @@ from autotc.workload import Request, Workload
 if TYPE_CHECKING:
     from autotc.reducer import Reducer
 
-Convention = Literal["literature", "exact"]
 GIGA = 1e9  # FLOPs of one request -> TFLOP of 1,000 requests
 ANY = "any"  # the reducer of stages whose cost does not depend on who chooses the tokens
 
@@ -53,7 +52,7 @@ def total_tflops(
     stages: Sequence[Stage],
     anatomy: Anatomy,
     workload: Workload,
-    convention: Convention,
+    convention: str,
     charge: Charge,
 ) -> float:
     """Return only the TFLOP per 1,000 requests, added up as `estimate` does so that both agree to the bit."""

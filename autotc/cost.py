@@ -23,7 +23,6 @@ from autotc._budget import Floor, floor_cost, layer_tflops, preset_policy, scale
 from autotc._charge import (
     ANY,
     GIGA,
-    Convention,
     checked,
     cuts_inside,
     free,
@@ -49,7 +48,6 @@ from autotc.policy import Policy, Stage
 from autotc.workload import H100, Hardware, Workload
 
 __all__ = [
-    "Convention",
     "Cost",
     "Cut",
     "Floor",
