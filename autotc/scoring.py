@@ -241,3 +241,9 @@ def recycle(
         into = order.gather(1, centres.gather(1, labels.clamp_min(0)))
         target.scatter_reduce_(1, order, torch.where(labels >= 0, into, -1), reduce="amax")
     return merge(target, normalise="count")
+
+
+def original_valid(grids: list[tuple[int, int, int]], like: Tensor) -> Tensor:
+    """Mark as (B, N0) bool the rows that can be real in a padded (B, N0, ...) signal over original tokens."""
+    counts = torch.tensor([t * h * w for t, h, w in grids], device=like.device)
+    return torch.arange(like.shape[1], device=like.device)[None] < counts[:, None]

@@ -10,7 +10,16 @@ import torch
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment
 from autotc.reducer import Budget, Preset, PresetStage, Reducer, Shape, Source, TokenView, budgets, param
-from autotc.scoring import heads, mean_rows, raters, recycle, recycled, recycling_split, top_mask
+from autotc.scoring import (
+    heads,
+    mean_rows,
+    original_valid,
+    raters,
+    recycle,
+    recycled,
+    recycling_split,
+    top_mask,
+)
 
 LAYERS = (3, 7, 16)  # the outputs of layers 2, 6 and 15 of 32 are cut
 COUNTS = {"sparsevlm": (300, 200, 110), "sparsevlm-128": (303, 110, 36), "sparsevlm-64": (66, 30, 17)}
@@ -61,9 +70,8 @@ class SparseVLM(Reducer):
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
         signals, wanted = view.signals, budgets(view, budget)
-        originals = torch.tensor([t * h * w for t, h, w in view.grids], device=view.x.device)
         visual = signals["input_embeds"]
-        within = torch.arange(visual.shape[1], device=view.x.device)[None] < originals[:, None]
+        within = original_valid(view.grids, visual)
         chosen, _ = raters(visual, signals["text_embeds"], within, view.text_valid)
         scores = mean_rows(heads(signals["text_attention"]), chosen)
         pairs = list(zip(view.counts.tolist(), wanted.tolist(), strict=True))
