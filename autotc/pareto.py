@@ -148,5 +148,4 @@ def _losses(points: npt.ArrayLike, maximise: bool | Sequence[bool]) -> tuple[Flo
     if len(directions) != values.shape[1]:
         raise ValueError(f"maximise has {len(directions)} entries for {values.shape[1]} objectives")
     losses: FloatArray = values * np.where(directions, -1.0, 1.0)
-    measured: BoolArray = ~np.isnan(losses).any(axis=1)
-    return losses, measured
+    return losses, np.asarray(~np.isnan(losses).any(axis=1), dtype=np.bool_)

@@ -52,7 +52,8 @@ def parse_url(url: str | None) -> URL:
 def shown(url: URL) -> str:
     """Return the address without any password in it."""
     secret = [k for k in _SECRET_KEYS if k in url.query]
-    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+    masked = url.update_query_dict(dict.fromkeys(secret, "MASKED")).render_as_string(hide_password=True)
+    return masked.replace("=MASKED", "=***")
 
 
 def secrets(url: URL) -> list[str]:
@@ -94,12 +95,16 @@ def _readable(url: URL) -> URL:
     # A database in WAL mode cannot be opened in a folder that cannot be written, unless it is declared
     # immutable; that is true when no writer's log lies beside it.
     file = sqlite_file(url)
-    if file is None or not file.exists() or os.access(file.parent, os.W_OK):
+    if file is None or not file.exists() or _writable(file.parent):
         return url
     if Path(f"{file}-wal").exists():
         return url
     uri = f"file:{quote(str(file.resolve()))}"
     return url.set(database=uri).update_query_dict({"mode": "ro", "immutable": "1", "uri": "true"})
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:

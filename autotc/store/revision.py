@@ -11,6 +11,8 @@ from sqlalchemy import Connection, column, inspect, select, table
 from autotc.errors import StoreError
 from autotc.store import schema
 
+SCRIPTS = "autotc.store:migrations"
+
 # Optuna's tables that mark a database as one it may share with us.
 _OPTUNA = frozenset({"studies", "trials", "version_info"})
 
@@ -90,6 +92,6 @@ def migrate(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", "autotc.store:migrations")
+    config.set_main_option("script_location", SCRIPTS)
     config.attributes["connection"] = connection
     command.upgrade(config, head())

@@ -27,7 +27,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "policy",
-        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("id", sa.Text(), primary_key=True),
         sa.Column("json", sa.JSON(), nullable=False),
     )
     op.create_table(
@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=True),
         sa.Column("label", sa.Text(), nullable=True),
-        sa.Column("policy_id", sa.String(64), sa.ForeignKey("policy.id"), nullable=False),
+        sa.Column("policy_id", sa.Text(), sa.ForeignKey("policy.id"), nullable=False),
         sa.Column("header", sa.JSON(), nullable=False),
         sa.Column("params", sa.JSON(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
