@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment, select
@@ -24,22 +25,20 @@ class DivPrune(Reducer):
     Cost: 2 N^2 D + K N, once a prefill.
     """
 
-    name = "divprune"
-    title = "DivPrune"
-    source = Source(
+    name: ClassVar[str] = "divprune"
+    title: ClassVar[str] = "DivPrune"
+    source: ClassVar[Source] = Source(
         "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", "2503.02175"
     )
-    sites = ("projector", "decoder")
-    presets = (
+    sites: ClassVar[tuple[str, ...]] = ("projector", "decoder")
+    presets: ClassVar[tuple[Preset, ...]] = (
         Preset("divprune", _published, "compact", "max-min selection of the projected tokens, 9.8 % kept"),
     )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        """See `Reducer.assign`."""
         count = budgets(view, budget)
         order = farthest(view.x, count, view.valid)
         return select(order_mask(order, count, view.x.shape[1]))
 
     def flops(self, shape: Shape) -> float:
-        """See `Reducer.flops`."""
         return 2.0 * shape.n**2 * shape.d + shape.k * shape.n

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment
@@ -24,22 +26,22 @@ class FasterVLM(Reducer):
     Cost: one attention row, 2 N D, and a sort; with received attention 2 N^2 D.
     """
 
-    name = "fastervlm"
-    title = "FasterVLM"
-    source = Source(
+    name: ClassVar[str] = "fastervlm"
+    title: ClassVar[str] = "FasterVLM"
+    source: ClassVar[Source] = Source(
         "[CLS] Attention is All You Need for Training-Free Visual Token Pruning: Make VLM Inference Faster",
         "2412.01818",
     )
-    sites = ("projector",)
-    needs = ("cls_attention",)
-    instead = {"cls_attention": "received_attention"}
-    presets = (Preset("fastervlm", _published, "compact", "top CLS attention, 10 % kept"),)
+    sites: ClassVar[tuple[str, ...]] = ("projector",)
+    needs: ClassVar[tuple[str, ...]] = ("cls_attention",)
+    instead: ClassVar[Mapping[str, str]] = {"cls_attention": "received_attention"}
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("fastervlm", _published, "compact", "top CLS attention, 10 % kept"),
+    )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        """See `Reducer.assign`."""
         name = "cls_attention" if "cls_attention" in view.signals else "received_attention"
         return keep_top(heads(view.signals[name]), budgets(view, budget), view.valid)
 
     def flops(self, shape: Shape) -> float:
-        """See `Reducer.flops`; counts the CLS row."""
         return 2.0 * shape.n * shape.heads * shape.head_dim + shape.n * shape.heads

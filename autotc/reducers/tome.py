@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 
@@ -68,21 +69,20 @@ class ToMe(Reducer):
     Cost: 2 (N / 2)^2 hd a matching.
     """
 
-    name = "tome"
-    title = "ToMe"
-    source = Source("Token Merging: Your ViT But Faster", "2210.09461")
-    sites = ("vision",)
-    needs = ("block_keys",)
-    size_bias = True
-    where = "after_attention"
-    presets = (
+    name: ClassVar[str] = "tome"
+    title: ClassVar[str] = "ToMe"
+    source: ClassVar[Source] = Source("Token Merging: Your ViT But Faster", "2210.09461")
+    sites: ClassVar[tuple[str, ...]] = ("vision",)
+    needs: ClassVar[tuple[str, ...]] = ("block_keys",)
+    size_bias: ClassVar[bool] = True
+    where: ClassVar[Literal["block", "after_attention"]] = "after_attention"
+    presets: ClassVar[tuple[Preset, ...]] = (
         Preset("tome", _every_block, note="the same number merged in every block, 192 of 576 left"),
         Preset("tome-falling", _falling, note="merges fall from 2 r in the first block to none in the last"),
         Preset("tome-quarters", _quarters, note="merges at a quarter, half and three quarters of the tower"),
     )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        """See `Reducer.assign`."""
         count = budgets(view, budget)
         valid, metric, size = view.valid, view.signals["block_keys"], view.size.float()
         index = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)  # original of each place
@@ -101,7 +101,6 @@ class ToMe(Reducer):
         return merge(target, normalise="size")
 
     def flops(self, shape: Shape) -> float:
-        """See `Reducer.flops`; counts the cosines of every matching."""
         total, n = 0.0, shape.n
         while n > max(shape.k, 1):
             total += 2.0 * (n // 2) * (n - n // 2) * shape.head_dim

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -37,16 +39,19 @@ class VisionZip(Reducer):
         10 / 64, low=0.0, high=1.0, help="Share of the budget that goes to merged (contextual) tokens."
     )
 
-    name = "visionzip"
-    title = "VisionZip"
-    source = Source("VisionZip: Longer is Better but Not Necessary in Vision Language Models", "2412.04467")
-    sites = ("projector",)
-    needs = ("cls_attention", "vision_keys")
-    instead = {"cls_attention": "received_attention"}
-    presets = (Preset("visionzip", _published, "compact", "54 dominant and 10 contextual tokens of 576"),)
+    name: ClassVar[str] = "visionzip"
+    title: ClassVar[str] = "VisionZip"
+    source: ClassVar[Source] = Source(
+        "VisionZip: Longer is Better but Not Necessary in Vision Language Models", "2412.04467"
+    )
+    sites: ClassVar[tuple[str, ...]] = ("projector",)
+    needs: ClassVar[tuple[str, ...]] = ("cls_attention", "vision_keys")
+    instead: ClassVar[Mapping[str, str]] = {"cls_attention": "received_attention"}
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset("visionzip", _published, "compact", "54 dominant and 10 contextual tokens of 576"),
+    )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        """See `Reducer.assign`."""
         name = "cls_attention" if "cls_attention" in view.signals else "received_attention"
         score = heads(view.signals[name], "sum")
         count = budgets(view, budget)
@@ -65,6 +70,5 @@ class VisionZip(Reducer):
         return merge(target, weight, normalise="none")
 
     def flops(self, shape: Shape) -> float:
-        """See `Reducer.flops`; counts the CLS row and the cosines."""
         row = 2.0 * shape.n * shape.heads * shape.head_dim
         return row + 2.0 * max(shape.n - shape.k, 0) * shape.k * self.contextual * shape.head_dim

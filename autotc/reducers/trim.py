@@ -1,0 +1,72 @@
+"""TRIM: the tokens that answer the text most, and the mean of all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from autotc.assignment import Assignment, merge
+from autotc.reducer import Budget, Preset, PresetStage, Reducer, Shape, Source, TokenView, budgets, param
+from autotc.scoring import top_mask
+
+
+@dataclass(frozen=True)
+class Trim(Reducer):
+    """Keep the tokens of highest text score and one more, the mean of all that are dropped.
+
+    The score is the inner product with the text, sign turned, as in the authors' code.
+
+    Source: Less is More: A Simple yet Effective Token Reduction Method for Efficient Multi-modal LLMs (TRIM),
+        arXiv 2409.10994.
+    Differs: the inner product is that of projected tokens with the mean of the prompt's word embeddings, not
+        that of CLIP's patches with its text tower, which served models don't hold. The mean token counts in
+        the budget and stands at the first dropped token, not behind all. The count comes from the budget; the
+        authors can also derive it from the scores' outliers. Nothing is rounded to float16. Ties go to the
+        lowest index.
+    Cost: 2 N D.
+    """
+
+    name: ClassVar[str] = "trim"
+    title: ClassVar[str] = "TRIM"
+    source: ClassVar[Source] = Source(
+        "Less is More: A Simple yet Effective Token Reduction Method for Efficient Multi-modal LLMs",
+        "2409.10994",
+    )
+    sites: ClassVar[tuple[str, ...]] = ("projector",)
+    needs: ClassVar[tuple[str, ...]] = ("text_embeds",)
+    query_aware: ClassVar[bool] = True
+    relevance: ClassVar[Literal["clip", "embedding", "none"]] = "embedding"
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction"]] = "adapted"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            "trim",
+            lambda anatomy: (PresetStage("projector", 121 / 576),),
+            "compact",
+            "21 % of 576 tokens and the mean of the rest",
+        ),
+    )
+
+    sign: int = param(
+        -1, choices=(-1, 1), help="Sign of the product with the text (published: -1, for CLIP)."
+    )
+
+    def assign(self, view: TokenView, budget: Budget) -> Assignment:
+        text = view.signals["text_embeds"].float()
+        if view.text_valid is not None:
+            text = text.masked_fill(~view.text_valid[..., None], 0)
+            mean = text.sum(1) / view.text_valid.sum(1, keepdim=True).clamp_min(1)
+        else:
+            mean = text.mean(1)
+        score = self.sign * torch.einsum("bnd,bd->bn", view.x.float(), mean)
+        count = budgets(view, budget)
+        whole = count == view.counts
+        kept = top_mask(score, torch.where(whole, count, count - 1), view.valid)
+        lost = view.valid & ~kept & (count > 0)[:, None]
+        first = lost.to(torch.int8).argmax(1, keepdim=True)
+        itself = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+        return merge(torch.where(kept, itself, torch.where(lost, first, -1)), normalise="count")
+
+    def flops(self, shape: Shape) -> float:
+        return (2.0 * shape.n + shape.text) * shape.d
