@@ -28,7 +28,8 @@ class ModelAdapter:
 
     Class data: `name` (the module's name), `model_types` (`config.model_type` values), `aliases` (alias -> id and
     config numbers in Hugging Face form), `sites` and `positions` (what is tested), `signals_absent` (signals of
-    `autotc.reducer.SIGNALS` that the family cannot give), `token_members` (tower rows that make one visual token).
+    `autotc.reducer.SIGNALS` that the family cannot give), `token_members` (tower rows that make one visual token),
+    `tower_prefix` (rows before the patches; 0 where the tower packs all images into one sequence).
 
     Args:
         model: a built `...ForConditionalGeneration`.
@@ -41,6 +42,7 @@ class ModelAdapter:
     positions: ClassVar[tuple[str, ...]] = ("original",)
     signals_absent: ClassVar[tuple[str, ...]] = ()
     token_members: ClassVar[int] = 1
+    tower_prefix: ClassVar[int] = 0
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -57,6 +59,10 @@ class ModelAdapter:
     def image_rule(cls, rule: ImageRule, processor: Mapping[str, Any]) -> ImageRule:
         """Return the image rule with what an image processor's config says about resolution."""
         return rule
+
+    def prompt_positions(self, mask: Tensor) -> Tensor | None:
+        """Return the rotary positions `generate` gives a prompt with this (B, L) mask; None: the model finds them."""
+        return None
 
     # modules ------------------------------------------------------------------------------------------------------
 
@@ -112,25 +118,15 @@ class ModelAdapter:
         """The id of the placeholder that stands for one visual token."""
         return self.config.image_token_id
 
-    @property
-    def video_token(self) -> int | None:
-        """The id of the video placeholder, where the family has one."""
-        return getattr(self.config, "video_token_id", None)
-
     # geometry -----------------------------------------------------------------------------------------------------
-
-    def grids(self, placeholders: int, inputs: Mapping[str, Any]) -> list[Grid]:
-        """Return the (t, h, w) token grid of each image of a prefill, in the order of their placeholders.
-
-        Args:
-            placeholders: image placeholders in the whole batch.
-            inputs: what the core model was called with.
-        """
-        raise NotImplementedError
 
     def tower_grids(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Grid]:
         """Return the token grid of each image from the arguments of a call of the tower."""
         raise NotImplementedError
+
+    def tower_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the keyword arguments of a call of the tower on a resized image; None: as they are."""
+        return None
 
     def tower_order(self, grids: Sequence[Grid], device: torch.device) -> Tensor | None:
         """Return for each place of the tower's own order the language-model index, over all images; None: the same.

@@ -41,6 +41,7 @@ class Llava(ModelAdapter):
         "llava-1.5-13b": {"id": "llava-hf/llava-1.5-13b-hf", "config": _config(5120, 13824, 40, 40)},
     }
     positions = ("original", "compact")
+    tower_prefix = 1
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -102,23 +103,18 @@ class Llava(ModelAdapter):
     def feed(self, block: nn.Module, hidden: Tensor) -> Tensor:
         return hidden + block.mlp(block.layer_norm2(hidden))
 
-    def grids(self, placeholders: int, inputs: Mapping[str, Any]) -> list[Grid]:
-        """All images of a batch have one size: that of the pixels, or the config's when pixels are gone."""
-        pixels = inputs.get("pixel_values")
-        if pixels is not None:
-            patch = self.config.vision_config.patch_size
-            grid = (1, pixels.shape[-2] // patch, pixels.shape[-1] // patch)
-        else:
-            features = (inputs.get("mm_encoder_outputs") or {}).get("image")
-            count = len(features.pooler_output[0]) if features is not None else self.config.image_seq_length
-            side = round(count**0.5)
-            grid = (1, side, count // side)
-        return [grid] * (placeholders // (grid[1] * grid[2]))
-
     def tower_grids(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Grid]:
         pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
         patch = self.config.vision_config.patch_size
         return [(1, pixels.shape[-2] // patch, pixels.shape[-1] // patch)] * len(pixels)
+
+    def tower_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
+        side = self.config.vision_config.image_size
+        return None if pixels.shape[-2:] == (side, side) else {**kwargs, "interpolate_pos_encoding": True}
+
+    def prompt_positions(self, mask: Tensor) -> Tensor | None:
+        return (mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
 def _blocks_used(blocks: int, layer: int | list[int]) -> int:

@@ -139,11 +139,10 @@ class Qwen2_5_VL(ModelAdapter):
     def feed(self, block: nn.Module, hidden: Tensor) -> Tensor:
         return hidden + block.mlp(block.norm2(hidden))
 
-    def grids(self, placeholders: int, inputs: Mapping[str, Any]) -> list[Grid]:
-        return self._token_grids(inputs["image_grid_thw"])
-
     def tower_grids(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Grid]:
-        return self._token_grids(kwargs["grid_thw"] if "grid_thw" in kwargs else args[1])
+        grid_thw: Tensor = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+        merge = self.config.vision_config.spatial_merge_size
+        return [(t, h // merge, w // merge) for t, h, w in grid_thw.tolist()]
 
     def tower_order(self, grids: Sequence[Grid], device: torch.device) -> Tensor | None:
         """Window after window, as Qwen2.5's tower orders its groups; Qwen2's tower has no windows."""
@@ -160,10 +159,6 @@ class Qwen2_5_VL(ModelAdapter):
                 ]
             start += t * h * w
         return torch.cat(order)
-
-    def _token_grids(self, grid_thw: Tensor) -> list[Grid]:
-        merge = self.config.vision_config.spatial_merge_size
-        return [(t, h // merge, w // merge) for t, h, w in grid_thw.tolist()]
 
 
 def _parameters(v: VisionAnatomy, d: DecoderAnatomy, newer: bool, tied: bool) -> int:

@@ -1,0 +1,490 @@
+"""Sites `projector` and `decoder`: the language model's sequence gets shorter, positions, masks and caches follow.
+
+Forward pre-hooks on the core model (what is this call?), on the language model (cut before its first layer) and on
+every layer (cut before that layer; from there on masks and rotary positions of the shorter sequence). The outer
+`input_ids` and `attention_mask` always stay full length, so that `generate` counts positions as without a policy.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from autotc._layout import Layout, move, read_prompt, shorten
+from autotc._signals import Tapped, decoder_signals, entry_signals
+from autotc._stages import Ledger, Plan, Step
+from autotc._tap import Watcher, base_name
+from autotc._tower import Tower, TowerRun
+from autotc.adapter import ModelAdapter
+from autotc.assignment import Assignment, select
+from autotc.errors import UnsupportedError
+from autotc.reducer import Signals, TokenView
+
+TAPPED = ("last_attention", "text_attention", "keys", "text_keys")
+
+
+@dataclass
+class Run:
+    """One prefill, from the prompt to the cache it filled.
+
+    Args:
+        input_ids: (B, L) the prompt.
+        prompt: the layout of the whole prompt.
+        entry: the layout that enters the language model.
+        current: the layout of the layer that runs now.
+        ledger: decisions and trace, those of the vision tower included.
+        embeds: (B, L, D) as they were before the projector's cut.
+        three_rows: whether rotary positions have three rows (M-RoPE).
+        next: (B,) the original position of the first token after the prompt.
+        images: the tower's image of each image row.
+        layouts: the layout each layer saw.
+        taps: what attention layers showed.
+        cache: the cache that was filled, if any.
+        before: tokens generated before the call that runs now.
+        prefilling: whether the prompt runs now, or tokens after it.
+        calls: tokens of the latest call without a cache.
+    """
+
+    input_ids: Tensor
+    prompt: Layout
+    entry: Layout
+    current: Layout
+    ledger: Ledger
+    embeds: Tensor
+    three_rows: bool
+    next: Tensor
+    images: Tensor
+    layouts: dict[int, Layout] = field(default_factory=dict)
+    taps: dict[int, Tapped] = field(default_factory=dict)
+    ropes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    cache: weakref.ref[Any] | None = None
+    before: int = 0
+    prefilling: bool = True
+    calls: int = 0
+
+    @property
+    def shortened(self) -> bool:
+        """Whether any layer sees fewer tokens than the prompt has."""
+        return self.current is not self.prompt
+
+
+class Decoder:
+    """The language-model side of a policy, by hooks on one model.
+
+    Args:
+        adapter: the model's adapter.
+        plan: the policy's steps.
+        compact: renumber positions after every cut.
+        tower: the vision side, which runs first.
+    """
+
+    def __init__(self, adapter: ModelAdapter, plan: Plan, compact: bool, tower: Tower) -> None:
+        self.adapter, self.plan, self.compact, self.tower = adapter, plan, compact, tower
+        self.run: Run | None = None
+        self.replay: Mapping[int, Assignment | None] | None = None
+        self.ids: Tensor | None = None
+        self.announce: Callable[[Tensor, Tensor | None], None] = lambda ids, mask: None
+        self._call: dict[str, Any] | None = None
+        self._pending: Run | None = None
+        self._names = list(inspect.signature(adapter.core.forward).parameters)
+        self._eager = base_name(adapter.text.config._attn_implementation) == "eager"
+
+    def watchers(self) -> dict[nn.Module, Watcher]:
+        """Return the attention modules whose signals a step needs."""
+        layers = {
+            step.stage.layer - 1
+            for step in self.plan.of("decoder")
+            if step.stage.layer is not None and set(step.needs) & set(TAPPED)
+        }
+        return {self.adapter.layers[i].self_attn: self._watcher(i) for i in layers}
+
+    def attach(self) -> list[RemovableHandle]:
+        """Register the hooks and return their handles."""
+        hooks = [
+            self.adapter.core.register_forward_pre_hook(self._enter_core, with_kwargs=True),
+            self.adapter.text.register_forward_pre_hook(self._enter_text, with_kwargs=True),
+        ]
+        for i, layer in enumerate(self.adapter.layers):
+            hooks.append(layer.register_forward_pre_hook(self._layer_hook(i), with_kwargs=True))
+        return hooks
+
+    # calls --------------------------------------------------------------------------------------------------------
+
+    def _enter_core(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        call = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        self._call = None
+        ids, cache = call.get("input_ids"), call.get("past_key_values")
+        _check_call(call)
+        past = cache.get_seq_length() if cache is not None else 0
+        if past:
+            return self._continue(call, args, kwargs)
+        if ids is None:
+            raise UnsupportedError("compress: a prefill needs input_ids, inputs_embeds alone hide the image tokens")
+        if not bool((ids == self.adapter.image_token).any()):
+            self.run = None
+            return None
+        if call.get("pixel_values") is None and (call.get("mm_encoder_outputs") or {}).get("image") is None:
+            raise UnsupportedError("compress: the prompt has image tokens, but no pixel_values came with it")
+        mask = call.get("attention_mask")
+        if mask is not None and mask.shape[1] != ids.shape[1]:
+            raise UnsupportedError(
+                f"compress: attention_mask has {mask.shape[1]} columns for {ids.shape[1]} tokens; "
+                "chunked prefill is not supported, pass the whole prompt at once"
+            )
+        if call.get("pixel_values") is not None:
+            self.announce(ids, mask)
+        self._call = call
+        return None
+
+    def _continue(self, call: dict[str, Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        run, cache, ids = self.run, call["past_key_values"], call.get("input_ids")
+        if run is None:
+            return None
+        self._own_cache(run, cache)
+        # one token at a time is what a model wrote itself, whatever its id
+        if ids is not None and ids.shape[1] > 1 and bool((ids == self.adapter.image_token).any()):
+            raise UnsupportedError("compress: image tokens behind a filled cache; chunked prefill is not supported")
+        new = ids.shape[1] if ids is not None else call["inputs_embeds"].shape[1]
+        before, mask = self._before(run, cache), call.get("attention_mask")
+        width = run.input_ids.shape[1] + before + new
+        if mask is not None and mask.shape[1] != width:
+            raise UnsupportedError(
+                f"compress: attention_mask has {mask.shape[1]} columns, {width} were expected: the prompt's full "
+                f"{run.input_ids.shape[1]}, {before} generated before and {new} new"
+            )
+        if run.shortened and call.get("position_ids") is None:
+            rest = {k: v for k, v in zip(self._names, args, strict=False) if k not in kwargs}
+            return (), {**rest, **kwargs, "position_ids": self.after(run, run.next, before, new)}
+        return None
+
+    def _enter_text(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        call, self._call = self._call, None
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self.run = pending
+            return (), self._prefill(pending, kwargs)
+        if call is not None:
+            self.run = self._read(call, kwargs)
+            return (), self._prefill(self.run, kwargs)
+        run, cache = self.run, kwargs.get("past_key_values")
+        if run is None or cache is None or cache.get_seq_length() == 0:
+            return None
+        self._own_cache(run, cache)
+        run.prefilling, run.before = False, self._before(run, cache)
+        run.ropes.clear()
+        return None if not run.shortened else ((), self._decode(run, kwargs))
+
+    def _read(self, call: dict[str, Any], kwargs: dict[str, Any]) -> Run:
+        """Start a run from what the core model was called with; the tower has run by now."""
+        ids, mask, embeds = call["input_ids"], call.get("attention_mask"), kwargs["inputs_embeds"]
+        tower = self.tower.run
+        if tower is None:
+            raise UnsupportedError("compress: image features were computed outside; pass pixel_values inside compress")
+        order = _beam_order(ids == self.adapter.image_token, [t * h * w for t, h, w in tower.grids])
+        grids = [tower.grids[i] for i in order]
+        original = None if tower.original is None else [tower.original[i] for i in order]
+        before = self.run
+        replay = self.replay
+        if before is not None and replay is None and kwargs.get("past_key_values") is None:
+            replay = _same_prompt(before, ids)
+        prompt_length = before.input_ids.shape[1] if before is not None and replay is not self.replay else ids.shape[1]
+        layout = read_prompt(ids, mask, self.adapter.image_token, grids, original)
+        positions = kwargs.get("position_ids")
+        run = new_run(ids[:, :prompt_length], layout, embeds, positions, Ledger(replay), torch.tensor(order))
+        run.calls = ids.shape[1]
+        return run
+
+    def begin(self, run: Run) -> None:
+        """Take a prepared run as the one that the next call of the language model belongs to."""
+        self._pending = run
+
+    # the prompt ---------------------------------------------------------------------------------------------------
+
+    def _prefill(self, run: Run, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Cut what enters the language model; return its arguments."""
+        tower, embeds, layout = self.tower.run, kwargs["inputs_embeds"], run.prompt
+        if tower is not None:
+            self.note_tower(run, tower)
+            if tower.cut:
+                layout, embeds = _drop_dead(layout, embeds, tower, run.images, self.compact)
+        step = self.plan.at("projector")
+        if step is not None:
+            signals = entry_signals(step.needs, layout, embeds, tower, run.images)
+            assignment = run.ledger.decide(step, self._view(step, embeds, layout, run, signals), layout.images.original)
+            if assignment is not None:
+                after, index = shorten(layout, assignment, self.compact)
+                embeds, layout = move(embeds, layout, assignment, after, index), after
+        if layout is run.prompt:
+            return kwargs
+        positions = _gather_positions(kwargs.get("position_ids"), layout)
+        columns = torch.arange(layout.length, device=embeds.device).expand_as(layout.slots)
+        run.entry = run.current = replace(layout, index=columns)
+        mask = layout.valid.long()
+        return {**kwargs, "inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
+
+    def note_tower(self, run: Run, tower: TowerRun) -> None:
+        """Copy the tower's decisions and counts, one row an image of the language model."""
+        step = self.plan.at("input")
+        if step is not None:
+            images = run.prompt.images
+            asked = torch.tensor([step.stage.tokens(n) for n in images.original])
+            run.ledger.note(step, asked, torch.tensor([t * h * w for t, h, w in images.grids]))
+        for entry in tower.ledger.trace:
+            picked = {k: v[run.images.to(v.device)] for k, v in entry.items() if isinstance(v, Tensor)}
+            run.ledger.trace.append({**entry, **picked})
+        run.ledger.decisions.update(tower.ledger.decisions)
+
+    def _layer_hook(self, i: int) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            run = self.run
+            if run is None:
+                return None
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if run.prefilling:
+                changed = self._prefill_layer(i, module, hidden, kwargs, run)
+            else:
+                changed = self._decode_layer(i, hidden, kwargs, run)
+            if changed is None:
+                return None
+            hidden, kwargs = changed
+            kwargs.pop("hidden_states", None)
+            return (hidden, *args[1:]), kwargs
+
+        return hook
+
+    def _prefill_layer(
+        self, i: int, module: nn.Module, hidden: Tensor, kwargs: dict[str, Any], run: Run
+    ) -> tuple[Tensor, dict[str, Any]] | None:
+        cache = kwargs.get("past_key_values")
+        if run.cache is None and cache is not None:
+            run.cache = weakref.ref(cache)
+        step = self.plan.at("decoder", i)
+        if step is not None:
+            layout = run.current
+            view = self._view(step, hidden, layout, run, self._decoder_signals(step, module, hidden, kwargs, run))
+            assignment = run.ledger.decide(step, view, layout.images.original)
+            run.taps.pop(i - 1, None)
+            if assignment is not None:
+                after, index = shorten(layout, assignment, self.compact)
+                hidden = move(hidden, layout, assignment, after, index)
+                run.current = after
+        run.layouts[i] = run.current
+        if run.current is run.entry:
+            return None
+        layout = run.current
+        changed = {
+            "attention_mask": layout.prefill_mask(self._eager, hidden.dtype),
+            "position_embeddings": self._rope(run, layout, hidden, kwargs),
+        }
+        if kwargs.get("position_ids") is not None:
+            given = kwargs["position_ids"].expand(len(hidden), -1)
+            changed["position_ids"] = given.gather(1, layout.index) if layout.positions is None else layout.positions
+        return hidden, {**kwargs, **changed}
+
+    def _decoder_signals(
+        self, step: Step, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any], run: Run
+    ) -> dict[str, Tensor]:
+        layout = run.current
+        if run.ledger.replay is not None or layout.images.place.shape[1] == 0:
+            return {}
+        rope = self._rope(run, layout, hidden, kwargs)
+        tapped = run.taps.get((step.stage.layer or 0) - 1)
+        signals = decoder_signals(step.needs, layer, self.adapter.text, hidden, tapped, layout, rope)
+        return signals | entry_signals(step.needs, run.prompt, run.embeds, None, run.images)
+
+    def _rope(self, run: Run, layout: Layout, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return cos and sin (B, S, hd) of a layout."""
+        if layout is run.entry:
+            cos, sin = kwargs["position_embeddings"]
+            return cos.expand(len(hidden), -1, -1), sin.expand(len(hidden), -1, -1)
+        if id(layout) not in run.ropes:
+            if layout.positions is not None:
+                run.ropes[id(layout)] = self.adapter.text.rotary_emb(hidden, layout.positions)
+            else:
+                cos, sin = kwargs["position_embeddings"]
+                index = layout.index[..., None].expand(*layout.index.shape, cos.shape[-1])
+                cos, sin = (t.expand(len(hidden), -1, -1).gather(1, index) for t in (cos, sin))
+                run.ropes[id(layout)] = (cos, sin)
+        return run.ropes[id(layout)]
+
+    def _view(self, step: Step, x: Tensor, layout: Layout, run: Run, signals: dict[str, Tensor]) -> TokenView:
+        images = layout.images
+        text = {n for n in step.needs if n.startswith("text_")}
+        return TokenView(
+            x=images.take(x),
+            valid=images.valid,
+            image=images.ordinal[:, None].expand_as(images.place),
+            grids=images.grids,
+            source=images.source,
+            size=images.size,
+            signals=Signals(signals, step.needs),
+            text_valid=layout.text_rows()[1] if text else None,
+            ids=self._ids(run),
+        )
+
+    def _ids(self, run: Run) -> Tensor:
+        """(I,) a number of the example and image: as given, else a hash of the prompt (padding left out)."""
+        images, ids = run.prompt.images, run.input_ids
+        if self.ids is not None:
+            given = self.ids.to(ids.device).repeat_interleave(len(ids) // len(self.ids))
+        else:
+            back = torch.arange(ids.shape[1], 0, -1, device=ids.device)
+            valid = run.prompt.valid[:, : ids.shape[1]]
+            given = (ids * valid * (back * 2654435761 % 2147483647)).sum(1) % 2147483647
+        return given[images.sample] * 64 + images.ordinal
+
+    def _watcher(self, i: int) -> Watcher:
+        def watch(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> None:
+            run = self.run
+            if run is not None and run.prefilling and run.ledger.replay is None:
+                run.taps[i] = Tapped.of(queries, keys, scale, run.layouts[i])
+
+        return watch
+
+    # tokens after the prompt --------------------------------------------------------------------------------------
+
+    def _decode(self, run: Run, kwargs: dict[str, Any]) -> dict[str, Any]:
+        embeds = kwargs["inputs_embeds"]
+        new, entry = embeds.shape[1], run.entry
+        kwargs = dict(kwargs)
+        if entry is not run.prompt:
+            later = torch.ones(len(embeds), run.before + new, dtype=torch.long, device=embeds.device)
+            kwargs["attention_mask"] = torch.cat([entry.valid.long(), later], 1)
+        if entry.positions is not None and entry.next is not None:
+            kwargs["position_ids"] = self.after(run, entry.next, run.before, new)
+        elif kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = self.after(run, run.next, run.before, new)
+        return kwargs
+
+    def _decode_layer(
+        self, i: int, hidden: Tensor, kwargs: dict[str, Any], run: Run
+    ) -> tuple[Tensor, dict[str, Any]] | None:
+        layout = run.layouts[i]
+        if layout is run.entry:
+            return None
+        changed: dict[str, Any] = {
+            "attention_mask": layout.decode_mask(run.before, hidden.shape[1], self._eager, hidden.dtype)
+        }
+        if layout.positions is not None and layout.next is not None:
+            if id(layout) not in run.ropes:
+                positions = self.after(run, layout.next, run.before, hidden.shape[1])
+                run.ropes[id(layout)] = self.adapter.text.rotary_emb(hidden, positions)
+            changed["position_embeddings"] = run.ropes[id(layout)]
+        return hidden, {**kwargs, **changed}
+
+    @staticmethod
+    def after(run: Run, first: Tensor, before: int, new: int) -> Tensor:
+        """Return rotary positions of `new` tokens, (B, new) or (3, B, new)."""
+        positions = first[:, None] + before + torch.arange(new, device=first.device)
+        return positions.expand(3, -1, -1) if run.three_rows else positions
+
+    @staticmethod
+    def _before(run: Run, cache: Any) -> int:
+        """Return the tokens in a cache behind the prompt: layer 0 holds the entry layout and all of them."""
+        return int(cache.get_seq_length()) - run.entry.length
+
+    def _own_cache(self, run: Run, cache: Any) -> None:
+        if run.cache is None or run.cache() is not cache:
+            raise UnsupportedError(
+                "compress: this cache was not filled by the latest prefill under the policy; start from the prompt"
+            )
+
+
+def new_run(
+    input_ids: Tensor, layout: Layout, embeds: Tensor, positions: Tensor | None, ledger: Ledger, images: Tensor
+) -> Run:
+    """Return a run at its start; positions as the language model was given them, (L), (3 or 4, B, L) or None."""
+    if positions is None:
+        first = torch.full((len(embeds),), embeds.shape[1], device=embeds.device)
+    else:
+        rotary = positions[-3:] if positions.ndim == 3 else positions[None]
+        rotary = rotary.expand(-1, len(embeds), -1).masked_fill(~layout.valid, -1)
+        first = rotary.amax((0, 2)) + 1
+    layout = replace(layout, next=first)
+    three = positions is not None and positions.ndim == 3
+    return Run(input_ids, layout, layout, layout, ledger, embeds, three, first, images.to(embeds.device))
+
+
+def _gather_positions(positions: Tensor | None, layout: Layout) -> Tensor:
+    """Return the positions of a layout's rows, from those of the whole prompt or by the layout's own count."""
+    if layout.positions is not None:
+        return layout.positions
+    index = layout.index
+    if positions is None:
+        return index
+    if positions.ndim == 2:
+        return positions.expand(len(index), -1).gather(1, index)
+    return positions.expand(-1, len(index), -1).gather(2, index.expand(len(positions), *index.shape))
+
+
+def _drop_dead(
+    layout: Layout, embeds: Tensor, tower: TowerRun, images: Tensor, compact: bool
+) -> tuple[Layout, Tensor]:
+    """Remove the rows of tokens that the tower dropped; sizes are the tower's."""
+    source, valid, size = (t[images] for t in tower.alive())
+    keep = torch.zeros_like(layout.images.valid)
+    keep.scatter_reduce_(1, source, valid, reduce="amax")
+    assignment = select(keep)
+    after, index = shorten(layout, assignment, compact)
+    embeds = move(embeds, layout, assignment, after, index)
+    width = after.images.place.shape[1]
+    return replace(after, images=replace(after.images, size=size[:, :width])), embeds
+
+
+def _same_prompt(run: Run, ids: Tensor) -> Mapping[int, Assignment | None] | None:
+    """Return the decisions to repeat when a call without a cache is the previous one with one more token."""
+    length = run.input_ids.shape[1]
+    if run.cache is None and ids.shape == (len(run.input_ids), run.calls + 1):
+        if torch.equal(ids[:, :length], run.input_ids):
+            return run.ledger.decisions
+    return None
+
+
+def _beam_order(placeholders: Tensor, tokens: list[int]) -> list[int]:
+    """Return the tower's image of each image in the prompts: beams repeat a prompt's images as a group."""
+    found, total = int(placeholders.sum()), sum(tokens)
+    if total == 0 or found % total or len(placeholders) % (found // total):
+        raise UnsupportedError(
+            f"compress: {found} image tokens in the prompts for {total} image features; "
+            "pass pixel_values of exactly the prompts' images"
+        )
+    beams = found // total
+    if beams == 1:
+        return list(range(len(tokens)))
+    order: list[int] = []
+    first = 0
+    for wanted in placeholders[::beams].sum(1).tolist():
+        stop, have = first, 0
+        while have < wanted:
+            have, stop = have + tokens[stop], stop + 1
+        order += list(range(first, stop)) * beams
+        first = stop
+    return order
+
+
+def _check_call(call: Mapping[str, Any]) -> None:
+    """Refuse by name what is not tested."""
+    mask, cache = call.get("attention_mask"), call.get("past_key_values")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        raise UnsupportedError("compress: attention_mask must have the shape (batch, tokens)")
+    if call.get("pixel_values_videos") is not None or (call.get("mm_encoder_outputs") or {}).get("video") is not None:
+        raise UnsupportedError("compress: videos are not supported yet")
+    if cache is not None:
+        check_cache(cache)
+
+
+def check_cache(cache: Any) -> None:
+    """Refuse every cache but a plain DynamicCache: static, quantised, offloaded and sliding ones are not tested."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    kinds = {type(layer) for layer in getattr(cache, "layers", [])} - {DynamicLayer}
+    if type(cache) is not DynamicCache or kinds or getattr(cache, "offloading", False):
+        name = type(cache).__name__ + "".join(f" with {kind.__name__}" for kind in kinds)
+        raise UnsupportedError(f"compress: cache {name} is not supported; use DynamicCache (the default)")
