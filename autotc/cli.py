@@ -101,7 +101,6 @@ def cost(
     """Estimate FLOPs and memory of a model, compressed or not, without weights."""
     from autotc import tables
     from autotc.adapter import resolve_model
-    from autotc.apply import check
     from autotc.cost import estimate, estimate_tokens
     from autotc.policy import load_policy
     from autotc.workload import parse_workload
@@ -111,6 +110,8 @@ def cost(
     anatomy, load = resolve_model(model).anatomy, parse_workload(workload)
     document = load_policy(policy) if policy else None
     if document:
+        from autotc.apply import check
+
         check(document, anatomy)
     found = estimate_tokens(anatomy, load, visual_tokens) if visual_tokens else estimate(document, anatomy, load)
     if as_json:
@@ -152,6 +153,66 @@ def show(
         _print_json(facts)
     else:
         tables.print_facts(facts)
+
+
+@app.command()
+def search(
+    model: Model,
+    max_tflops: Annotated[
+        float | None, typer.Option("--max-tflops", help="At most this many TFLOP per 1,000 requests.")
+    ] = None,
+    flops_convention: Annotated[
+        str | None,
+        typer.Option("--flops-convention", help="literature (the papers' count, default) or exact (what is executed)."),
+    ] = None,
+    max_memory_gib: Annotated[
+        float | None, typer.Option("--max-memory-gib", help="At most this peak memory (estimated here).")
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", help="vqa (default), chat, document, multi-image, or images=1,resolution=672x672,..."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Your JSONL (image, question, optional answer); default: built-in scenes.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")] = False,
+    examples: Annotated[int | None, typer.Option("--examples", help="Examples a trial is measured on (256).")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="Trials in total, those stored included.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole run.")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="tpe (default), nsga2, gp or random.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option("--strategy", help="default (starts from presets, stops losers early) or plain (sampler alone)."),
+    ] = None,
+    all_presets: Annotated[bool, typer.Option("--all-presets", help="Compare with every published preset.")] = False,
+    reducer: Annotated[
+        list[str] | None, typer.Option("--reducer", help="Search over this reducer only (repeatable).")
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Name; default: model and fingerprint of the search.")] = None,
+    storage: Storage = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="One worker and one seed repeat a search.")] = None,
+    evaluate_on: Annotated[
+        str | None,
+        typer.Option("--evaluate-on", help="full (real weights), proxy (the small model that ships), or auto (default)."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that search together.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Allow fetching a checkpoint from the hub.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for policies within a budget; the same command goes on where it stopped."""
+    from autotc import running
+
+    names = ("model max_tflops flops_convention max_memory_gib workload data skip_bad examples trials timeout sampler "
+             "strategy all_presets study storage seed evaluate_on workers download").split()
+    given = {name: value for name, value in locals().items() if name in names}
+    result = running.search({**given, "reducers": reducer}, quiet=as_json)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        running.print_result(result, storage, profile)
+    if result.state == "interrupted":
+        raise typer.Exit(130)
 
 
 @app.command()

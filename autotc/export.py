@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from autotc.store import Store, TrialRow
 
 Best = Literal["quality", "knee", "cheapest"]
+BASELINES = ("uncompressed", "random", "downsample")
 UNITS = {
     "tflops_literature": "TFLOP/1000 requests",
     "tflops_exact": "TFLOP/1000 requests",
@@ -192,14 +193,14 @@ def chart(everything: Sequence[Member], chosen: Sequence[Member], split: str, ti
             continue
         role: Role = "front" if m.trial in on_front else "trial"
         if m.reference:
-            role = "preset" if str(m.label).startswith("preset:") else "reference"
+            role = "reference" if m.label in BASELINES else "preset"
         points.append(
             Point(
                 cost=m.value("tflops_exact"),
                 quality=quality.value,
                 stderr=quality.stderr,
                 role=role,
-                label=str(m.label or f"#{m.trial}").removeprefix("preset:"),
+                label=m.label or f"#{m.trial}",
                 detail=f"{m.label or f'trial {m.trial}'}: {m.policy.describe()}<br>{quality.value:.3f} on {quality.split}",
             )
         )

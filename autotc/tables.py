@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from autotc.store import Store
     from autotc.workload import Workload
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 160)
 QUALITY = ("quality", "worst_group", "grounded", "agreement", "kl", "next_question")
 
 
@@ -153,7 +154,8 @@ def print_listing(what: str, rows: Sequence[dict[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in rows[0]:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        numeric = isinstance(rows[0][column], int | float) and not isinstance(rows[0][column], bool)
+        table.add_column(column.replace("_", " "), overflow="fold", justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(escape(_plain(column, value)) for column, value in row.items()))
     console.print(table)
@@ -165,7 +167,7 @@ def _plain(column: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
     if isinstance(value, dict):
-        return str(value["title"]) + (f" (arXiv {value['arxiv']})" if value["arxiv"] else "")
+        return f"arXiv {value['arxiv']}" if value.get("arxiv") else str(value.get("title", "-"))
     if column == "parameters":
         return f"{value / 1e9:.2f} B"
     return "-" if value is None else str(value)
@@ -304,7 +306,7 @@ class FrontView:
         console.print(table)
 
     def _row(self, table: Table, m: Member, style: str | None = None) -> None:
-        label = str(m.trial).removeprefix("preset:")
+        label = str(m.trial)
         table.add_row(
             escape(label),
             f"{m.value('tflops_literature'):,.0f}",

@@ -1,0 +1,154 @@
+"""From the words of `autotc search` to a finished run: what it runs on, the run itself, what is printed."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotc.adapter import ModelSource, resolve_model
+from autotc.errors import ModelError
+from autotc.progress import SearchProgress, duration
+from autotc.proxies import proxy_folder
+from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
+from autotc.search.study import Result, Setting, Study
+from autotc.store import Store
+from autotc.tables import FrontView, console
+from autotc.task import Task
+
+if TYPE_CHECKING:
+    from autotc.search._session import Evaluates
+
+STARTED = time.monotonic()
+
+
+def search(options: dict[str, Any], quiet: bool) -> Result:
+    """Run, or go on with, the search that the options describe.
+
+    Raises:
+        SpecError: an option, the model or the data cannot be used; nothing was written.
+        StoreError: the database cannot be used.
+    """
+    spec = SearchSpec.from_options(options)
+    setting = prepare(spec)
+    store = Store(spec.storage)
+    if not quiet:
+        for note in setting.notes:
+            console.print(note)
+    with SearchProgress(quiet) as progress:
+        return Study(spec, store, setting, progress, STARTED).run()
+
+
+def prepare(spec: SearchSpec) -> Setting:
+    """Decide what runs (the real weights or the proxy), on which examples, for which requests.
+
+    Raises:
+        ModelError: unknown model, or neither weights nor a proxy at hand.
+        DataError: the data file cannot be used.
+    """
+    source = resolve_model(spec.model, spec.download)
+    folder, on, note = _evaluated(source, spec.evaluate_on)
+    task = make_task(spec.data, spec.skip_bad)
+    notes = [note]
+    if spec.data and not task.answered:
+        notes.append("The data has no answers: quality is agreement with the uncompressed model, not correctness.")
+    skipped = getattr(task, "skipped", [])
+    if skipped:
+        notes.append(f"{len(skipped)} lines with unreadable images were left out, the first in line {skipped[0][0]}.")
+    workload = spec.parsed_workload()
+    if spec.data and spec.workload is None:
+        workload = task.workload()  # type: ignore[attr-defined]
+        notes.append(f"Costs are for the data's own mix: {workload.describe()}.")
+    proxy = on.startswith("proxy:")
+    return Setting(
+        full=source.anatomy,
+        evaluated=resolve_model(str(folder)).anatomy,
+        on=on,
+        workload=workload,
+        evaluator=partial(make_evaluator, folder, spec.data, spec.skip_bad, on),
+        data=task.fingerprint,
+        timeout=PROXY_TIMEOUT_S if proxy else None,
+        notes=tuple(notes),
+    )
+
+
+def make_task(data: str | None, skip_bad: bool = False) -> Task:
+    """Return the built-in scenes, or a user's JSONL."""
+    if data is None:
+        from autotc.tasks.scenes import Scenes
+
+        return Scenes()
+    from autotc.tasks.jsonl import Jsonl
+
+    return Jsonl(Path(data), skip_bad)
+
+
+def make_evaluator(folder: Path, data: str | None, skip_bad: bool, on: str, processes: int = 1) -> Evaluates:
+    """Build the evaluator in the process that uses it; `processes` share the machine's cores."""
+    from autotc.evaluate import Evaluator
+
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    return Evaluator(folder, make_task(data, skip_bad), threads=threads, on=on)
+
+
+def _evaluated(source: ModelSource, evaluate_on: str) -> tuple[Path, str, str]:
+    """Return (folder that runs, how numbers name it, a plain line for the user)."""
+    fits = source.anatomy.parameters * source.anatomy.bytes_per_parameter < 0.7 * _memory_bytes()
+    if evaluate_on == "full" or (evaluate_on == "auto" and source.weights and fits):
+        if source.folder is None or not source.weights:
+            raise ModelError(
+                f"--evaluate-on full: no weights of {source.id} on this machine. Give a folder with --model, allow "
+                "--download, or use --evaluate-on proxy"
+            )
+        return source.folder, source.id, f"Quality is measured on the real weights in {source.folder}."
+    folder = proxy_folder(source.family)
+    if folder is None:
+        raise ModelError(
+            f"--evaluate-on proxy: no proxy ships for the family {source.family}; give a folder with weights to --model"
+        )
+    why = "were not found here" if not source.weights else "do not fit into memory" if not fits else "were not asked for"
+    return (
+        folder,
+        f"proxy:{folder.name}",
+        f"Quality is measured on the proxy {folder.name} (the weights of {source.id} {why}); "
+        "costs are those of the full model.",
+    )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def print_result(result: Result, storage: str | None, profile: bool) -> None:
+    """Print the front, what it is compared with, and what to type next."""
+    headings = {"finished": "Finished", "stopped": "Time is up", "interrupted": "Interrupted"}
+    console.print()
+    view = FrontView.read(Store(storage), result.study, None, None) if result.trials or result.references else None
+    if view is not None:
+        view.print()
+    console.print()
+    for claim in result.claims:
+        console.print(claim.text)
+    if result.disagreement:
+        console.print(result.disagreement)
+    if result.claims:
+        console.print(f"[dim]Held-out data looked at {result.looks} times in this study.[/]")
+    for note in result.notes:
+        console.print(f"[dim]note: {note}[/]")
+    console.print(
+        f"\n[bold]{headings[result.state]}[/]: {result.trials} of {result.total} trials, {len(result.front)} on the front, "
+        f"{duration(time.monotonic() - STARTED)} min. Next:"
+    )
+    for line in result.next:
+        console.print(f"  {line}", markup=False)
+    if profile:
+        shares = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in result.profile.parts_s.items())
+        console.print(
+            f"profile: {result.profile.wall_s:.1f} s after start-up, {result.profile.outside:.1%} outside the evaluator "
+            f"({shares})"
+        )
+
+
+
