@@ -120,7 +120,7 @@ def draw_scene(
         canvas: size at which the scene is composed before an antialiased resize to ``size``
             (default: ``size``). ``size=112, canvas=168`` is a standard scene seen smaller.
         objects: least and greatest number of objects (default: 4 to 7 on 168 x 168 pixels, and in
-            proportion to the area elsewhere). Fewer are drawn where they do not fit.
+            proportion to the area elsewhere, at most 12). Fewer are drawn where they do not fit.
         questions: at most so many questions, groups as even as the scene allows.
 
     Returns:
@@ -131,7 +131,7 @@ def draw_scene(
     rng = np.random.default_rng([int(digits == "test"), seed])
     if objects is None:
         share = rows * cols / 168**2
-        objects = max(2, round(4 * share)), max(3, round(7 * share))
+        objects = min(8, max(2, round(4 * share))), min(12, max(3, round(7 * share)))
     paint = _ground(rng, rows, cols)
     taken: list[Box] = []
     tag = _place_tag(rng, paint, digits, taken) if rng.random() < 0.88 else None
@@ -167,15 +167,19 @@ def _ground(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
             board = (np.arange(h)[:, None] // step + np.arange(w) // step) % 2
             low, high = rng.integers(0, 100), rng.integers(140, 256)
             patch = np.where(board, high, low).astype(np.float32)
-        _blend(paint, x, y, np.float32(rng.uniform(0.5, 0.95)), patch[..., None])
+        alpha = np.full((1, 1, 1), rng.uniform(0.5, 0.95), np.float32)
+        _blend(paint, x, y, alpha, patch[..., None])
     return paint
 
 
 def _blend(paint: np.ndarray, x: int, y: int, alpha: np.ndarray, color: np.ndarray) -> None:
-    """Lay ``color`` with opacity ``alpha`` (h, w) on the paint, its corner at (x, y), in place."""
-    h, w = (alpha if np.ndim(alpha) else color).shape[:2]
+    """Lay ``color`` (h, w, 3 or 1) with opacity ``alpha`` (h, w, 1) on the paint, in place.
+
+    Either may have size 1 in any direction; the corner is at (x, y).
+    """
+    h, w, _ = np.broadcast_shapes(alpha.shape, color.shape)
     area = paint[y : y + h, x : x + w]
-    area += (alpha[..., None] if np.ndim(alpha) else alpha) * (color - area)
+    area += alpha * (color - area)
 
 
 def _free_spot(
@@ -192,13 +196,10 @@ def _free_spot(
     return None
 
 
-def _digit_mask(
-    rng: np.random.Generator, split: str, w: int, h: int, digit: int | None = None
-) -> tuple[int, np.ndarray]:
-    """Return a random (or the asked) digit and the opacity (h, w) of one of its handwritings."""
+def _digit_mask(rng: np.random.Generator, split: str, w: int, h: int) -> tuple[int, np.ndarray]:
+    """Return a random digit and the opacity (h, w) of its handwriting."""
     images, labels = handwriting(split)
-    pool = len(labels) if digit is None else np.flatnonzero(labels == digit)
-    index = int(rng.integers(pool) if digit is None else rng.choice(pool))
+    index = int(rng.integers(len(labels)))
     grey = Image.fromarray(images[index] * np.uint8(15))
     ink = np.asarray(grey.resize((w, h), Image.Resampling.BICUBIC), np.float32) / 240
     return int(labels[index]), np.clip((ink - 0.2) * 2, 0, 1)
@@ -243,13 +244,13 @@ def _place_tag(
         return None
     x, y = spot
     light = np.full((h + 4, count * w + 4, 1), rng.integers(200, 250), np.float32)
-    _blend(paint, x, y, np.float32(1), light)
+    _blend(paint, x, y, np.ones((1, 1, 1), np.float32), light)
     text, cells = "", []
-    ink = np.float32(rng.integers(0, 60))
+    ink = np.full((1, 1, 1), rng.integers(0, 60), np.float32)
     for i in range(count):
         digit, mask = _digit_mask(rng, split, w, h)
         left = x + 2 + i * w
-        _blend(paint, left, y + 2, mask, ink)
+        _blend(paint, left, y + 2, mask[..., None], ink)
         text += str(digit)
         cells.append((left, y + 2, left + w, y + 2 + h))
     return Tag(text, taken[-1], tuple(cells))
@@ -265,7 +266,8 @@ def _place_things(
     """Draw the objects; in a third of the scenes one shape is repeated, so that counts vary."""
     many = rng.random() < 0.35
     favourite = SHAPES[rng.integers(len(SHAPES))]
-    things = []
+    things: list[Thing] = []
+    kind: Literal["digit", "shape"]
     for _ in range(rng.integers(objects[0], objects[1] + 1)):
         color = tuple(COLORS)[rng.integers(len(COLORS))]
         tint = np.array(COLORS[color], np.float32) + rng.integers(-10, 11, 3)
@@ -282,7 +284,7 @@ def _place_things(
                 continue
             name = favourite if many and rng.random() < 0.6 else SHAPES[rng.integers(len(SHAPES))]
             kind, mask = "shape", _shape_mask(name, w)
-        _blend(paint, *spot, mask, tint)
+        _blend(paint, *spot, mask[..., None], tint[None, None])
         things.append(Thing(kind, name, color, taken[-1]))
     return things
 
@@ -315,9 +317,9 @@ def _ask(
     pools["where"] = _where(things, width, height)
     pools["relation"] = _relation(things, width, height)
     if tag is not None:
-        pools["read_tag"] = [Question("what digits are in the box ?", " ".join(tag.digits), "")]
+        pools["read_tag"] = [Question("read the box .", " ".join(tag.digits), "")]
         pools["read_place"] = [
-            Question(f"what is the {place} digit in the box ?", digit, "")
+            Question(f"{place} digit in the box ?", digit, "")
             for place, digit in zip(PLACES, tag.digits, strict=False)
         ]
     for pool in pools.values():

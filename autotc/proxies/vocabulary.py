@@ -1,0 +1,98 @@
+"""Words, prompt and tokenizer of the proxy models: one token a word, whole words only."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerFast
+
+from autotc.tasks import scenes
+
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<unk>",
+)
+PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO, UNKNOWN = range(len(SPECIAL))
+
+# fmt: off
+_PROMPT = ("system", "user", "assistant", "answer", "briefly", ".", "?", ",")
+_ASKING = ("what", "is", "the", "where", "there", "a", "how", "many", "digit", "digits", "color",
+           "shape", "shapes", "in", "box", "read", "left", "right", "of", "above", "below")
+# fmt: on
+_ANSWERS = ("yes", "no", "10", "11", "12")
+WORDS = (
+    *SPECIAL,
+    *_PROMPT,
+    *_ASKING,
+    *"0123456789",
+    *scenes.COLORS,
+    *scenes.SHAPES,
+    *scenes.PLURALS.values(),
+    *scenes.PLACES,
+    *scenes.QUARTERS,
+    *_ANSWERS,
+)
+INDEX = {word: index for index, word in enumerate(WORDS)}
+
+# Before the image, between image and question, and between question and answer.
+PREFIX = "<|im_start|> system answer briefly . <|im_end|> <|im_start|> user <|vision_start|>"
+SUFFIX = "<|im_end|> <|im_start|> assistant"
+
+CHAT_TEMPLATE = """\
+{%- if messages[0]['role'] != 'system' -%}
+<|im_start|> system answer briefly . <|im_end|>{{ ' ' }}
+{%- endif -%}
+{%- for message in messages -%}
+<|im_start|> {{ message['role'] }}{{ ' ' }}
+{%- if message['content'] is string -%}
+{{ message['content'] }}{{ ' ' }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+<|vision_start|><|image_pad|><|vision_end|>{{ ' ' }}
+{%- elif part['type'] == 'text' -%}
+{{ part['text'] }}{{ ' ' }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>{{ ' ' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|> assistant
+{%- endif -%}
+"""
+
+
+def encode(text: str) -> list[int]:
+    """Return the token ids of words separated by spaces.
+
+    Raises:
+        KeyError: a word is not in the vocabulary.
+    """
+    return [INDEX[word] for word in text.split()]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Build the Hugging Face tokenizer of this vocabulary, chat template included."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+
+    inner = Tokenizer(models.WordLevel(INDEX, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[?.,]"), "isolated")]
+    )
+    inner.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
+    outer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=list(SPECIAL[1:7]),
+    )
+    outer.chat_template = CHAT_TEMPLATE
+    return outer
