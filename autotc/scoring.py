@@ -6,6 +6,8 @@ decided as if it were alone. Sums over tokens run in float32 whatever the input'
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -247,3 +249,38 @@ def original_valid(grids: list[tuple[int, int, int]], like: Tensor) -> Tensor:
     """Mark as (B, N0) bool the rows that can be real in a padded (B, N0, ...) signal over original tokens."""
     counts = torch.tensor([t * h * w for t, h, w in grids], device=like.device)
     return torch.arange(like.shape[1], device=like.device)[None] < counts[:, None]
+
+
+def fold(
+    metric: Tensor,
+    size: Tensor,
+    count: COUNT,
+    valid: Tensor,
+    match: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Merge in rounds until `count` tokens are left; each round matches what the one before has merged.
+
+    Args:
+        metric: (B, N, D) what tokens are compared by; a merged token has the mean, weighted by size.
+        size: (B, N) how many originals a token stands for.
+        count: an int or (B,), tokens to leave.
+        valid: (B, N) bool, padding on the right.
+        match: given metric, valid and how many tokens have to go (B,), says where each token goes; it may
+            send fewer away, but at least one.
+
+    Returns:
+        (B, N) int64, the token each token ends in, -1 where not valid.
+    """
+    count, real = per_row(count, metric), valid
+    index = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)  # original of each place
+    place = index  # where each original token is by now
+    size = size.float()
+    while bool((valid.sum(1) > count).any()):
+        into = match(metric, valid, (valid.sum(1) - count).clamp_min(0))
+        metric, size = kernels.bipartite_merge(metric, size, into)
+        left = valid & (into == torch.arange(into.shape[1], device=into.device))
+        order = torch.argsort((~left).to(torch.int8), dim=1, stable=True)
+        place = rank_of(order).gather(1, into.gather(1, place))
+        index, size, valid = (item.gather(1, order) for item in (index, size, left))
+        metric = metric.gather(1, order[..., None].expand_as(metric))
+    return torch.where(real, index.gather(1, place), -1)

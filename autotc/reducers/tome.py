@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
+from torch import Tensor
 
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment, merge
-from autotc.kernels import bipartite_match, bipartite_merge
+from autotc.kernels import bipartite_match
 from autotc.reducer import Budget, Preset, PresetStage, Reducer, Shape, Source, TokenView, budgets
+from autotc.scoring import fold
 
 PATCHES = 576  # of the model and the budgets that the comparisons print: LLaVA-1.5, 192 tokens kept
 KEPT = 192
@@ -83,22 +84,11 @@ class ToMe(Reducer):
     )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        count = budgets(view, budget)
-        valid, metric, size = view.valid, view.signals["block_keys"], view.size.float()
-        index = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)  # original of each place
-        place = index  # where each original token now is
-        while bool((valid.sum(1) > count).any()):
-            into = bipartite_match(metric, valid.sum(1) - count, valid, view.prefix)
-            metric, size = bipartite_merge(metric, size, into)
-            here = torch.arange(into.shape[1], device=into.device)
-            left = valid & (into == here)
-            order = torch.argsort((~left).to(torch.int8), dim=1, stable=True)
-            rank = torch.empty_like(order).scatter_(1, order, here.expand_as(order))
-            place = rank.gather(1, into.gather(1, place))
-            index, size, valid = (t.gather(1, order) for t in (index, size, left))
-            metric = metric.gather(1, order[..., None].expand_as(metric))
-        target = torch.where(view.valid, index.gather(1, place), -1)
-        return merge(target, normalise="size")
+        def match(metric: Tensor, valid: Tensor, away: Tensor) -> Tensor:
+            return bipartite_match(metric, away, valid, view.prefix)
+
+        keys = view.signals["block_keys"]
+        return merge(fold(keys, view.size, budgets(view, budget), view.valid, match))
 
     def flops(self, shape: Shape) -> float:
         total, n = 0.0, shape.n
