@@ -272,7 +272,7 @@ class Store(Database):
             free = (Lease.expires <= now) | (Lease.worker == worker)
             change = {k: values[k] for k in ("worker", "taken", "expires")}
             taken = made.on_conflict_do_update(index_elements=["trial_id"], set_=change, where=free)
-            return connection.execute(taken).rowcount == 1
+            return connection.execute(taken.returning(Lease.trial_id)).first() is not None
 
     def renew(self, trial_id: int, worker: str, seconds: float) -> bool:
         """Prolong an own lease; False when it is no longer held."""

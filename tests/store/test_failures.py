@@ -95,7 +95,8 @@ for i in range(10_000):
 
 
 def python(code: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     command_line = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command_line, env=environment, text=True, stdout=subprocess.PIPE, **options)
 
@@ -284,6 +285,8 @@ def test_a_wrong_address_names_the_allowed_ones(url: str, message: str) -> None:
         Store(url)
 
 
+# the driver warns of the connection that it could not make
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "url",
     ["postgresql://me:hush%2Ffoo@127.0.0.1:1/db", "postgres://me@127.0.0.1:1/db?password=hush%2Ffoo"],

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
@@ -61,6 +61,22 @@ def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
         monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "v9.9.0.a"))
 
     return arrive
+
+
+@pytest.fixture
+def optuna_storage() -> Iterator[Callable[[str], optuna.storages.BaseStorage]]:
+    """Opens Optuna's storages, and closes them, for which Optuna itself has no call."""
+    opened = []
+
+    def open_storage(url: str) -> optuna.storages.BaseStorage:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        opened.append(optuna.storages.get_storage(url))
+        return opened[-1]
+
+    yield open_storage
+    for storage in opened:
+        storage.remove_session()
+        storage._backend.engine.dispose()
 
 
 def check_asset(store: Store) -> None:
@@ -184,7 +200,9 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
     assert file.read_bytes() == before and not Path(f"{file}-wal").exists()
 
 
-def test_a_table_of_our_name_that_is_not_ours_is_refused_beside_optuna(tmp_path: Path) -> None:
+def test_a_table_of_our_name_that_is_not_ours_is_refused_beside_optuna(
+    tmp_path: Path, optuna_storage: Callable[[str], optuna.storages.BaseStorage]
+) -> None:
     file = tmp_path / "shared.db"
     optuna_storage(f"sqlite:///{file}")
     with sqlite3.connect(file) as connection:
@@ -195,13 +213,15 @@ def test_a_table_of_our_name_that_is_not_ours_is_refused_beside_optuna(tmp_path:
 
 
 @pytest.mark.parametrize("first", ["optuna", "autotc"])
-def test_optuna_shares_the_database(url: str, first: str) -> None:
-    store = Store(url)
+def test_optuna_shares_the_database(
+    store: Store, first: str, optuna_storage: Callable[[str], optuna.storages.BaseStorage]
+) -> None:
+    reopened = Store(store.url, check=False)
     if first == "autotc":
         start(store)
     search = optuna.create_study(storage=optuna_storage(store.url), study_name="s", direction="minimize")
     if first == "optuna":
-        assert not Store(url).exists()
+        assert not reopened.exists()
         start(store)
     for i in range(3):
         trial = search.ask()
@@ -209,16 +229,11 @@ def test_optuna_shares_the_database(url: str, first: str) -> None:
         finish(store, "s", trial.number)
         search.tell(trial, float(i))
     assert store.upgrade()[0] == schema.REVISIONS[-1]
-    assert [t.number for t in Store(url).trials("s", state="complete")] == [0, 1, 2]
+    assert [t.number for t in reopened.trials("s", state="complete")] == [0, 1, 2]
     again = optuna.load_study(storage=optuna_storage(store.url), study_name="s")
     assert [t.value for t in again.trials] == [0.0, 1.0, 2.0]
     assert store.check()["trials"] == 3
-    store.close()
-
-
-def optuna_storage(url: str) -> optuna.storages.BaseStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.storages.get_storage(url)
+    reopened.close()
 
 
 def test_sqlite_is_set_up_for_several_processes(tmp_path: Path) -> None:
