@@ -46,7 +46,8 @@ class Prefix:
         input_ids: (B, L).
         layout: of the whole prompts.
         text: what the language model was called with (`inputs_embeds`, `attention_mask`, `position_ids`).
-        hidden: for each decoder layer, (B, L, D) entering it.
+        hidden: for each decoder layer, (B, L, D) entering it; empty when given up to save memory, together with
+            `arguments`, `taps` and `cache`: policies then start where the language model is entered.
         arguments: for each decoder layer, its other arguments.
         taps: for each decoder layer, last and text queries and all keys.
         cache: the filled cache; never written to again.
@@ -236,7 +237,7 @@ def resume(
     compression.tower.run = prefix.tower
     steps = compression.plan.of("decoder")
     first = min((s.stage.layer or 0 for s in steps), default=len(adapter.layers))
-    if compression.plan.at("projector") is not None:
+    if compression.plan.at("projector") is not None or not prefix.hidden:
         decoder.begin(run)
         cache = _new_cache(adapter)
         out = adapter.text(past_key_values=cache, use_cache=True, **prefix.text)

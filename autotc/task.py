@@ -61,6 +61,10 @@ class Task:
         """Whether the examples carry reference answers (else quality is agreement with the uncompressed model)."""
         return True
 
+    def sibling(self, split: Split, example: Example) -> Example | None:
+        """Return another question about exactly the same images, always the same one; None: there is none."""
+        return None
+
     def score(self, example: Example, answer: str) -> float:
         """Return 1.0 when the answer is right, else 0.0: case, articles and punctuation aside."""
         return float(normalise(answer) == normalise(example.answer or ""))

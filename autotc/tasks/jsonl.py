@@ -93,6 +93,11 @@ class Jsonl(Task):
         self._prints, lines = self._identify(lines)
         self._split = _cut(lines, self._prints, self.path)
         self._sound: dict[Path, str | None] = {}
+        self._clusters: dict[str, list[tuple[str, Line]]] = defaultdict(list)
+        for cluster, line in sorted(
+            (x for part in self._split.values() for x in part), key=lambda x: x[1].number
+        ):
+            self._clusters[cluster].append((cluster, line))
         self.fingerprint_ = _digest(
             [(x.id, x.question, x.answer, [self._prints[p] for p in x.images]) for x in lines]
         )
@@ -124,15 +129,24 @@ class Jsonl(Task):
             if n is not None and len(found) == n:
                 break
             if self._usable(line):
-                where = f"{self.path}: line {line.number}"
-                found.append(
-                    Example(
-                        line.id, cluster, Pictures(line.images, where), line.question, line.answer, line.group
-                    )
-                )
+                found.append(self._example(cluster, line))
         if not found and n != 0:
             raise DataError(f"{self.path}: no usable example in the {split} split")
         return found
+
+    def sibling(self, split: Split, example: Example) -> Example | None:
+        """Return the next question of the file about the same images, after the last one the first."""
+        pictures = example.load
+        assert isinstance(pictures, Pictures)
+        mine = [self._prints[path] for path in pictures.paths]
+        same = [
+            (cluster, line)
+            for cluster, line in self._clusters[example.image]
+            if [self._prints[path] for path in line.images] == mine
+        ]
+        at = next(i for i, (_, line) in enumerate(same) if line.id == example.id)
+        cluster, line = same[(at + 1) % len(same)]
+        return None if line.id == example.id else self._example(cluster, line)
 
     def workload(self, count_tokens: Callable[[str], int] | None = None, new_tokens: int = 16) -> Workload:
         """Return the data's own mix of request shapes, at most eight, by number of images and by size.
@@ -155,6 +169,10 @@ class Jsonl(Task):
                 f"{self.path}: no readable image, so the mix of requests cannot be read from the data"
             )
         return Workload(tuple(_summarise(shapes)), 1, self.path.name)
+
+    def _example(self, cluster: str, line: Line) -> Example:
+        load = Pictures(line.images, f"{self.path}: line {line.number}")
+        return Example(line.id, cluster, load, line.question, line.answer, line.group)
 
     def _usable(self, line: Line) -> bool:
         for path in line.images:

@@ -10,13 +10,17 @@ digits for training and digits for testing, so a model is always judged on handw
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
+
+from autotc.task import Example, Split, Task
 
 Box = tuple[float, float, float, float]
 
@@ -188,9 +192,7 @@ def _free_spot(
     """Find a place for a w x h box that keeps 2 px from every taken one; None after 30 tries."""
     for _ in range(30):
         x, y = int(rng.integers(0, shape[1] - w + 1)), int(rng.integers(0, shape[0] - h + 1))
-        if all(
-            x >= b[2] + 2 or x + w + 2 <= b[0] or y >= b[3] + 2 or y + h + 2 <= b[1] for b in taken
-        ):
+        if all(x >= b[2] + 2 or x + w + 2 <= b[0] or y >= b[3] + 2 or y + h + 2 <= b[1] for b in taken):
             taken.append((x, y, x + w, y + h))
             return x, y
     return None
@@ -234,9 +236,7 @@ def _shape_mask(name: str, w: int) -> np.ndarray:
     return np.clip(0.5 - out, 0, 1)
 
 
-def _place_tag(
-    rng: np.random.Generator, paint: np.ndarray, split: str, taken: list[Box]
-) -> Tag | None:
+def _place_tag(rng: np.random.Generator, paint: np.ndarray, split: str, taken: list[Box]) -> Tag | None:
     count, w = int(rng.integers(3, 5)), int(rng.integers(9, 13))
     h = w + int(rng.integers(0, 3))
     spot = _free_spot(rng, paint.shape, count * w + 4, h + 4, taken)
@@ -289,9 +289,7 @@ def _place_things(
     return things
 
 
-def _rescale(
-    things: list[Thing], tag: Tag | None, sx: float, sy: float
-) -> tuple[list[Thing], Tag | None]:
+def _rescale(things: list[Thing], tag: Tag | None, sx: float, sy: float) -> tuple[list[Thing], Tag | None]:
     def scaled(b: Box) -> Box:
         return b[0] * sx, b[1] * sy, b[2] * sx, b[3] * sy
 
@@ -412,3 +410,83 @@ def _relation(things: list[Thing], width: int, height: int) -> list[Question]:
                 text = f"what {kind} is {side} the {anchor.name} ?"
                 asked.append(Question(text, inside[0].name, ""))
     return asked
+
+
+# --- the data set -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Draws the image of a scene when it is needed."""
+
+    seed: int
+    size: int
+
+    def __call__(self) -> list[Image.Image]:
+        """Return the image, alone in a list."""
+        return [Image.fromarray(draw_scene(self.seed, digits="test", size=self.size).image)]
+
+
+class Scenes(Task):
+    """The built-in data: generated scenes with handwriting that no training saw, two questions an image.
+
+    Groups are kept even: of each scene the questions are taken whose groups were asked least so far. The
+    splits are ranges of seeds that nothing else uses.
+
+    Args:
+        size: side of the images in pixels.
+        images: images of a split when no number of examples is asked for.
+    """
+
+    name: ClassVar[str] = "scenes"
+    metric: ClassVar[str] = "accuracy"
+    first_seed: ClassVar[dict[str, int]] = {"search": 10**9, "selection": 2 * 10**9, "held-out": 3 * 10**9}
+
+    def __init__(self, size: int = 168, images: int = 512) -> None:
+        self.size, self.images = size, images
+        self._made: dict[str, list[Example]] = {split: [] for split in self.first_seed}
+        self._by_image: dict[tuple[str, str], list[Example]] = {}
+        self._drawn = dict.fromkeys(self.first_seed, 0)
+        self._asked = {split: Counter[str]() for split in self.first_seed}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the first scene of each split: another generator is another data set."""
+        found = hashlib.sha256(str(self.size).encode())
+        for first in self.first_seed.values():
+            scene = draw_scene(first, digits="test", size=self.size)
+            found.update(scene.image.tobytes() + repr(scene.questions).encode())
+        return found.hexdigest()[:16]
+
+    def examples(self, split: Split, n: int | None = None) -> list[Example]:
+        """Return the first `n` examples of a split, by default those of `images` images; any number can be
+        had.
+        """
+        made = self._made[split]
+        while self._drawn[split] < self.images if n is None else len(made) < n:
+            self._draw(split)
+        return made[: 2 * self.images] if n is None else made[:n]
+
+    def sibling(self, split: Split, example: Example) -> Example | None:
+        """Return the other question about the same image."""
+        return next(
+            (e for e in self._by_image[split, example.image] if e.id != example.id),
+            None,
+        )
+
+    def _draw(self, split: str) -> None:
+        seed, asked = self.first_seed[split] + self._drawn[split], self._asked[split]
+        self._drawn[split] += 1
+        questions = draw_scene(seed, digits="test", size=self.size).questions
+        for number, question in enumerate(sorted(questions, key=lambda q: asked[q.group])[:2]):
+            asked[question.group] += 1
+            made = Example(
+                f"{seed}-{number}",
+                f"scene-{seed}",
+                Picture(seed, self.size),
+                question.text,
+                question.answer,
+                question.group,
+            )
+            self._made[split].append(made)
+            self._by_image.setdefault((split, made.image), []).append(made)

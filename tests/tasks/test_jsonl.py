@@ -188,3 +188,14 @@ def test_the_workload_is_the_data_s_own_mix(tmp_path: Path) -> None:
     assert pairs[0].weight == pytest.approx(1 / 7)
     assert (300, 300) in {(r.width, r.height) for r in singles}
     assert max(r.new_tokens for r in singles) == 2
+
+
+def test_the_sibling_is_the_next_question_about_the_same_images(tmp_path: Path) -> None:
+    items = many(tmp_path, 6, 3)
+    pair = {"image": ["0.png", "1.png"], "question": "both?", "answer": "a"}
+    task = Jsonl(write(tmp_path, [*items, pair]))
+    found = {e.id: (split, e) for split in SPLITS for e in task.examples(split)}
+    others = {name: task.sibling(split, e) for name, (split, e) in found.items()}
+    assert [others[name].id for name in ("1", "2", "3")] == ["2", "3", "1"]  # type: ignore[union-attr]
+    assert others["19"] is None
+    assert all(o is None or o.image == found[name][1].image for name, o in others.items())
