@@ -7,13 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-
 from autotc.policy import map_depth
 from autotc.reducer import Reducer
 
@@ -41,29 +34,47 @@ def proposal_depths(depth: int, evaluated: int) -> tuple[int, ...]:
     return tuple(sorted(k for k, p in there.items() if map_depth(k, depth, evaluated) == p))
 
 
-def parameters(cls: type[Reducer]) -> dict[str, BaseDistribution]:
-    """Return the search ranges of a reducer's own parameters, named `reducer.parameter`."""
-    found: dict[str, BaseDistribution] = {}
+def variants(cls: type[Reducer]) -> tuple[dict[str, Any], ...]:
+    """Return settings of a reducer's own parameters: the defaults, then one parameter changed at a time.
+
+    A parameter takes its other choices, or the ends and the middle of its range. One dimension of the space
+    chooses among them, so that a reducer with many parameters does not make the space larger for all.
+    """
+    found: list[dict[str, Any]] = [{}]
     for item in fields(cls):
         meta = item.metadata
         if not meta.get("search", True):
             continue
-        choices = meta.get("choices") or ((False, True) if isinstance(item.default, bool) else None)
-        if choices:
-            found[f"{cls.name}.{item.name}"] = CategoricalDistribution(tuple(choices))
-        elif meta.get("low") is not None and meta.get("high") is not None:
-            kind = IntDistribution if isinstance(item.default, int) else FloatDistribution
-            found[f"{cls.name}.{item.name}"] = kind(meta["low"], meta["high"], log=bool(meta.get("log")))
-    return found
+        low, high = meta.get("low"), meta.get("high")
+        options: list[Any] = list(meta.get("choices") or ())
+        if isinstance(item.default, bool):
+            options = [not item.default]
+        elif not options and low is not None and high is not None:
+            middle = math.sqrt(low * high) if meta.get("log") else (low + high) / 2
+            options = [low, middle, high]
+            options = [round(v) if isinstance(item.default, int) else float(v) for v in options]
+        found += [{item.name: v} for v in dict.fromkeys(options) if v != item.default]
+    return tuple(found)
 
 
-def chosen(cls: type[Reducer], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The reducer's own parameters of a point, defaults left out so that a published method keeps its id."""
-    return {
-        item.name: params[key]
-        for item in fields(cls)
-        if (key := f"{cls.name}.{item.name}") in params and params[key] != item.default
-    }
+def variant(cls: type[Reducer], place: float) -> dict[str, Any]:
+    """Return the variant at a place in [0, 1]: the lower half is the defaults."""
+    options = variants(cls)
+    others = len(options) - 1
+    return (
+        options[0]
+        if place < 0.5 or not others
+        else options[1 + min(int((place - 0.5) * 2 * others), others - 1)]
+    )
+
+
+def variant_place(cls: type[Reducer], params: Mapping[str, Any]) -> float | None:
+    """Return a place in [0, 1] of a variant, None where these parameters are none."""
+    options = variants(cls)
+    if dict(params) not in options:
+        return None
+    index = options.index(dict(params))
+    return 0.25 if index == 0 else 0.5 + (index - 0.5) / (2 * (len(options) - 1))
 
 
 def round_up(value: float) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from autotc.cost import estimate
 from autotc.policy import Policy, Stage
-from autotc.search._dimensions import LEAST, NONE
+from autotc.reducer import reducers as registry
+from autotc.search._dimensions import LEAST, NONE, variant_place
 from autotc.search.space import Space
 
 
@@ -47,7 +49,9 @@ def encode(space: Space, policy: Policy) -> dict[str, Any] | None:
         "positions": policy.positions,
     }
     params |= {f"{s.site}_reducer": s.reducer for s in (*encoder, *decoder)}
-    params |= {f"{s.reducer}.{k}": v for s in policy.stages for k, v in s.params.items()}
+    for stage in policy.stages:
+        if stage.keep > 0 or stage.params:
+            params[f"{stage.site}_variant"] = variant_place(registry.get(stage.reducer), _own(stage))
     params = {name: value for name, value in params.items() if name in space.distributions}
     try:
         _place(space, policy, params)
@@ -82,6 +86,12 @@ def _place(space: Space, policy: Policy, params: dict[str, Any]) -> None:
         keeps[i] = min(high, max(low, space.whole(keep)))
 
 
+def _own(stage: Stage) -> dict[str, Any]:
+    """The parameters of a stage that differ from the reducer's defaults."""
+    defaults = {f.name: f.default for f in fields(registry.get(stage.reducer))}
+    return {k: v for k, v in stage.params.items() if defaults.get(k) != v}
+
+
 def _middle(distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[0]
@@ -93,5 +103,7 @@ def _middle(distribution: BaseDistribution) -> Any:
 def _allowed(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
+    if value is None:
+        return False
     low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
     return bool(low <= value <= high)

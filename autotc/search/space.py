@@ -33,10 +33,10 @@ from autotc.search._dimensions import (
     NONE,
     SPAN,
     Slot,
-    chosen,
-    parameters,
     proposal_depths,
     round_up,
+    variant,
+    variants,
 )
 from autotc.workload import Workload
 
@@ -79,10 +79,12 @@ class Space:
         check: Check | None = None,
     ) -> None:
         if check is None:
-            from autotc.apply import check
+            from autotc import apply
+
+            check = apply.check
         self.full, self.evaluated, self.workload, self.convention = full, evaluated, workload, convention
-        self._check = check
-        self._ref = ModelRef(
+        self._check: Check = check
+        self.model = ModelRef(
             family=full.family,
             id=full.id,
             decoder_layers=full.decoder.layers,
@@ -180,8 +182,9 @@ class Space:
             choose("withdraw", [NONE, *self.withdrawing])
             found["withdraw_depth"] = unit
         choose("positions", self.positions)
-        for name in sorted({n for names in self.choices.values() for n in names}):
-            found.update(parameters(registry.get(name)))
+        for site, names in self.choices.items():
+            if any(len(variants(registry.get(name))) > 1 for name in names):
+                found[f"{site}_variant"] = unit
         return found
 
     # --- parameters -> policy ---
@@ -192,7 +195,7 @@ class Space:
         Args:
             params: one value for each of `distributions`.
         """
-        budget = min(float(params["budget"]), self.high)
+        budget = max(self.floor, min(float(params["budget"]), self.high))
 
         def pick(name: str, options: Sequence[int | None]) -> int | None:
             return options[min(int(params[name] * len(options)), len(options) - 1)]
@@ -319,7 +322,7 @@ class Space:
         budget: float,
     ) -> float | None:
         policy = self._policy(slots, keeps, self.positions[0], params)
-        return solve_keep(policy, i, self.full, self.workload, budget, self.convention)  # type: ignore[arg-type]
+        return solve_keep(policy, i, self.full, self.workload, budget, self.convention)
 
     def whole(self, keep: float) -> float:
         """Round to whole tokens where all images have one size, else to the decimals of a policy id."""
@@ -353,11 +356,11 @@ class Space:
                 layer=s.layer,
                 reducer=s.reducer,
                 keep=keep,
-                params={} if params is None else chosen(registry.get(s.reducer), params),
+                params=variant(registry.get(s.reducer), (params or {}).get(f"{s.site}_variant", 0.0)),
             )
             for s, keep in zip(slots, keeps, strict=True)
         )
-        return Policy(model=self._ref, positions=positions, stages=stages)  # type: ignore[arg-type]
+        return Policy(model=self.model, positions=positions, stages=stages)  # type: ignore[arg-type]
 
     def least(self, slots: Sequence[Slot]) -> float:
         """Return the cost of slots at one token an image each (none at a withdrawal)."""

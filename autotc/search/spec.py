@@ -127,36 +127,34 @@ class SearchSpec(BaseModel):
         """Return the workload named by `--workload`, by default the `vqa` profile."""
         return parse_workload(self.workload or "vqa")
 
-    def fingerprint(self, data: str = "") -> str:
-        """Return 16 hex digits over everything that decides what a trial means.
+    def document(self, workload: Workload, data: str = "") -> dict[str, Any]:
+        """Return what a store keeps of a search: every option, the workload, the data's fingerprint."""
+        options = self.model_dump(mode="json", exclude={"storage"})
+        return {**options, "workload": workload.as_dict(), "data_fingerprint": data}
 
-        Limits, number of trials, timeout, workers and the names of study and database are left out: a study
-        may go on with others.
-
-        Args:
-            data: fingerprint of the examples, so that an edited data file is another study.
-        """
-        body = json.dumps({**self.identity(), "data_fingerprint": data}, sort_keys=True)
-        return hashlib.sha256(body.encode()).hexdigest()[:16]
-
-    def identity(self) -> dict[str, Any]:
-        """Return the fields the fingerprint covers, as plain JSON data."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in RUN_ONLY}
-
-    def study_name(self, data: str = "") -> str:
+    def study_name(self, fingerprint: str) -> str:
         """Return `--study`, or the model's name and the fingerprint's first eight digits."""
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model).name.lower()).strip("-.") or "model"
-        return self.study or f"{stem}-{self.fingerprint(data)[:8]}"
+        return self.study or f"{stem}-{fingerprint[:8]}"
 
-    def differences(self, stored: dict[str, Any]) -> list[str]:
-        """Return one line for each field that makes a stored study another one, empty if none does."""
-        now = self.identity()
-        keys = sorted(k for k in now.keys() | stored.keys() if k not in RUN_ONLY)
-        return [
-            f"{k}: the study has {stored.get(k)!r}, now {now.get(k)!r}"
-            for k in keys
-            if k in now and stored.get(k) != now[k]
-        ]
+
+def fingerprint(document: dict[str, Any]) -> str:
+    """Return 16 hex digits over everything in a search's document that decides what a trial means.
+
+    Limits, number of trials, timeout, workers and the study's own name are left out: a study may go on with
+    others.
+    """
+    identity = {k: v for k, v in document.items() if k not in RUN_ONLY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return one line for each option by which two searches' documents mean different trials."""
+    return [
+        f"{'the data' if k == 'data_fingerprint' else k} was {stored.get(k)!r}, now {now.get(k)!r}"
+        for k in sorted(stored.keys() | now.keys())
+        if k not in RUN_ONLY and stored.get(k) != now.get(k)
+    ]
 
 
 def _explain(error: ValidationError, source: str | None) -> str:

@@ -1,0 +1,284 @@
+"""The trial loop of one worker: ask or adopt, lease, evaluate, store, tell."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from optuna.trial import FrozenTrial, Trial
+
+from autotc._outcomes import Outcomes
+from autotc.errors import StoreError
+from autotc.policy import Number, Policy
+from autotc.search._ledger import Ledger, age_s
+from autotc.search._racing import dominated, gap
+from autotc.search._session import SURVIVABLE, Board, Entry, Session, values
+from autotc.search.objectives import COST, FAILED, QUALITY
+from autotc.store import TrialRow
+
+ORPHAN_S = 10.0  # a trial without a policy is adopted when its asker has been silent for so long
+POLL_S = 0.2
+
+
+class Loop:
+    """Runs trials until there are enough, time is up, or the caller says stop.
+
+    Args:
+        session: what this run shares.
+        ledger: Optuna's side of the study.
+        worker: a name no other process has.
+        lease_s: a trial whose worker has been silent for so long is taken up by another one.
+        reserve_s: returns the seconds to leave for the steps after the trials.
+        alive: asked before each trial; False ends the loop.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        ledger: Ledger,
+        worker: str,
+        lease_s: float,
+        reserve_s: Callable[[Board], float] = lambda board: 0.0,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.session, self.ledger, self.worker, self.lease_s = session, ledger, worker, lease_s
+        self._reserve_s, self._alive = reserve_s, alive
+        self.board = Board()
+        self._results: dict[str, TrialRow] = {}
+        self._seen: set[int] = set()
+        self._reaped = -lease_s
+
+    def run(self) -> bool:
+        """Run trials; return whether the study has all of its trials."""
+        self.refresh()
+        while self._alive():
+            self._reap()
+            if self._time_is_up():
+                return False
+            job = self._adopt() or self._ask()
+            if job is None:
+                if not self.ledger.running():
+                    self.refresh()
+                    return True
+                time.sleep(POLL_S)  # other workers are busy with the last ones
+                continue
+            self._do(*job)
+            self._report()
+        return False
+
+    def refresh(self) -> None:
+        """Read the trials that were finished since the last look, by whoever."""
+        rows = self.session.store.trials(self.session.name)
+        for row in rows:
+            if row.state != "running" and row.id not in self._seen:
+                self._take(row)
+
+    def _take(self, row: TrialRow) -> None:
+        self._seen.add(row.id)
+        quality = row.number_of(QUALITY.name, "search")
+        if row.state == "complete" and quality is not None and (quality.n or 0) >= self.session.search_n:
+            self._results.setdefault(row.policy.id, row)
+        if row.role != "trial":
+            return
+        self.board.finished += 1
+        if quality is not None and self.session.feasible(row):
+            entry = Entry(row.id, row.number or 0, row.policy.id, quality.value, row.costs[COST.name])
+            self.board.entries.append(entry)
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        if now - self._reaped > self.lease_s / 4:
+            self._reaped = now
+            self.session.store.reap()
+
+    # --- getting a trial ---
+
+    def _time_is_up(self) -> bool:
+        left = self.session.clock.left_s
+        return left is not None and left <= self._reserve_s(self.board)
+
+    def _ask(self) -> tuple[Trial, int, Policy] | None:
+        session = self.session
+        with session.clock.part("ask"):
+            trial = self.ledger.ask(session.space.distributions, session.spec.trials)
+        return None if trial is None else self._enter(trial)
+
+    def _enter(self, trial: Trial) -> tuple[Trial, int, Policy] | None:
+        session = self.session
+        with session.clock.part("decode"):
+            policy = session.space.decode(trial.params).policy
+        with session.clock.part("store"):
+            trial_id = session.store.add_trial(session.name, trial.number, policy, params=trial.params)
+            held = session.store.lease(trial_id, self.worker, self.lease_s)
+        return (trial, trial_id, policy) if held else None
+
+    def _adopt(self) -> tuple[Trial, int, Policy] | None:
+        """Take up a trial whose worker is gone; what it had stored is told, the rest is run."""
+        running = self.ledger.running()
+        if not running:
+            return None
+        rows = {r.number: r for r in self.session.store.trials(self.session.name, role="trial")}
+        for frozen in running:
+            row = rows.get(frozen.number)
+            if row is None:
+                if age_s(frozen) > ORPHAN_S:
+                    return self._enter(self.ledger.adopt(frozen, self.session.space.distributions))
+            elif row.state != "running":
+                self._tell_stored(frozen, row)
+            elif self.session.store.lease(row.id, self.worker, self.lease_s):
+                return self.ledger.handle(frozen), row.id, row.policy
+        return None
+
+    def _tell_stored(self, frozen: FrozenTrial, row: TrialRow) -> None:
+        if row.finished is not None and self._fresh(row):
+            return  # its worker is about to tell
+        quality = row.number_of(QUALITY.name, "search")
+        told = values(None if quality is None else quality.value, row.costs)
+        self.ledger.tell(self.ledger.handle(frozen), told, row.violations)
+
+    @staticmethod
+    def _fresh(row: TrialRow) -> bool:
+        assert row.finished is not None
+        return time.time() - row.finished.timestamp() < 2.0
+
+    # --- doing it ---
+
+    def _do(self, trial: Trial, trial_id: int, policy: Policy) -> None:
+        session = self.session
+        costs = session.cost(policy).as_dict()
+        violations = session.violations(costs)
+        over = [f"{name} {costs[name]:.4g}" for name, v in violations.items() if v > 0]
+        if over:
+            why = {"state": "infeasible", "reason": f"over the limit: {', '.join(over)}"}
+            self._finish(trial, trial_id, None, costs, violations, why)
+            return
+        twin = self._results.get(policy.id)
+        if twin is not None:
+            self._repeat(trial, trial_id, twin, violations)
+            return
+        begin = time.monotonic()
+        try:
+            with self._heartbeat(trial_id):
+                outcomes, reason, told = self._race(policy, costs[COST.name])
+        except SURVIVABLE as error:
+            why = {"state": "failed", "reason": session.failed(error)}
+            self._finish(trial, trial_id, None, costs, {**violations, FAILED: 1.0}, why)
+            return
+        session.failures = 0
+        costs = session.cost(policy, outcomes.trace).as_dict()
+        numbers = session.evaluator.numbers(outcomes)
+        done: dict[str, Any] = {
+            "numbers": numbers,
+            "reason": reason,
+            "outcomes": {"search": outcomes},
+            "trace": [{"stage": i, **_counts(t)} for i, t in enumerate(outcomes.trace)],
+            "seconds": time.monotonic() - begin,
+        }
+        session.keep(trial_id, outcomes)
+        quality = _value(numbers) if told is None else told
+        self._finish(trial, trial_id, quality, costs, session.violations(costs), done)
+
+    def _repeat(self, trial: Trial, trial_id: int, twin: TrialRow, violations: dict[str, float]) -> None:
+        """Answer a policy that was run before from the store."""
+        session = self.session
+        outcomes = session.outcomes(twin.id, "search")
+        name = twin.label if twin.role == "reference" else f"trial {twin.number}"
+        numbers = [n for n in twin.numbers if n.split == "search"]
+        session.keep(trial_id, outcomes)
+        done = {
+            "numbers": numbers,
+            "reason": f"same policy as {name}: answered from the store",
+            "outcomes": {"search": outcomes},
+            "trace": twin.trace,
+            "seconds": 0.0,
+        }
+        self._finish(trial, trial_id, _value(numbers), twin.costs, violations, done)
+
+    def _race(self, policy: Policy, cost: float) -> tuple[Outcomes, str | None, float | None]:
+        """Evaluate on more and more examples.
+
+        Returns:
+            Outcomes; why it was stopped, None when it was not; and then what the sampler is told: the
+            incumbent's quality less the paired difference, which is comparable with full evaluations.
+        """
+        session = self.session
+        outcomes: Outcomes | None = None
+        steps = session.rungs()
+        for total in steps:
+            done = 0 if outcomes is None else len(outcomes)
+            more = session.evaluate(policy, "search", total - done, done)
+            outcomes = more if outcomes is None else outcomes + more
+            if total == steps[-1]:
+                break
+            best = self.board.incumbent(cost)
+            if best is None:
+                continue
+            rival = session.outcomes(best.trial_id, "search")
+            if dominated(outcomes, rival):
+                reason = f"stopped after {total} of {steps[-1]} examples: dominated by trial {best.number}"
+                return outcomes, reason, max(0.0, best.quality - gap(outcomes, rival))
+        assert outcomes is not None
+        return outcomes, None, None
+
+    def _finish(
+        self,
+        trial: Trial,
+        trial_id: int,
+        quality: float | None,
+        costs: dict[str, Any],
+        violations: dict[str, float],
+        done: dict[str, Any],
+    ) -> None:
+        session = self.session
+        with session.clock.part("store"):
+            session.store.finish_trial(trial_id, costs=costs, violations=violations, **done)
+        with session.clock.part("tell"):
+            self.ledger.tell(trial, values(quality, costs), violations)
+        with session.clock.part("store"):
+            self._take(session.store.trial(trial_id))
+            if session.spec.workers > 1:
+                self.refresh()
+
+    @contextmanager
+    def _heartbeat(self, trial_id: int) -> Iterator[None]:
+        """Renew the lease while a trial runs; give it back at once when the run is interrupted."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self.lease_s / 4):
+                try:
+                    self.session.store.renew(trial_id, self.worker, self.lease_s)
+                except StoreError:
+                    continue  # a database that is away for a moment; the next beat tries again
+
+        thread = threading.Thread(target=beat, name="autotc-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.session.store.release(trial_id, self.worker)
+            raise
+        finally:
+            over.set()
+            thread.join()
+
+    def _report(self) -> None:
+        clock, spec = self.session.clock, self.session.spec
+        done = self.board.finished
+        left = None
+        if clock.examples:
+            mean = clock.seconds_an_example * spec.examples
+            left = max(0, spec.trials - done) * mean / spec.workers + self._reserve_s(self.board)
+            left = left if clock.left_s is None else min(left, clock.left_s)
+        self.session.report("trials", done, spec.trials, left, self.board)
+
+
+def _counts(trace: dict[str, Any]) -> dict[str, float]:
+    return {"asked": float(trace["asked"]), "kept": float(trace["kept"])}
+
+
+def _value(numbers: list[Number]) -> float | None:
+    return next((n.value for n in numbers if n.name == QUALITY.name), None)

@@ -1,0 +1,286 @@
+"""After the trials: the front is confirmed on the selection split, claims are made on the held-out one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from autotc._outcomes import paired
+from autotc.export import Member, member
+from autotc.pareto import non_dominated
+from autotc.search._session import SURVIVABLE, Board, Session
+from autotc.search.objectives import COST, QUALITY
+from autotc.store import TrialRow
+
+MOST_CANDIDATES = 12
+LEVEL = 0.95
+BASELINES = ("random", "downsample")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The best member of the front against one reference that costs no less, both on the held-out split.
+
+    Args:
+        rival: label of the reference.
+        why: how the rival was chosen.
+        trial: number of the member: the best on selection among those within the rival's exact cost.
+        difference: quality of the member less that of the rival, paired by example.
+        stderr: its standard error, clustered by image.
+        low, high: confidence interval of the difference, 95 % for all claims of the report together.
+        n: examples.
+        cost, rival_cost: TFLOP per 1,000 requests by the exact convention.
+        looks: how often the held-out split had been looked at when this was computed.
+    """
+
+    rival: str
+    why: str
+    trial: int
+    difference: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+    n: int
+    cost: float
+    rival_cost: float
+    looks: int
+
+    @property
+    def text(self) -> str:
+        """One plain sentence."""
+        verdict = "no clear difference"
+        if self.low is not None and self.high is not None and (self.low > 0 or self.high < 0):
+            verdict = "better" if self.low > 0 else "worse"
+        band = (
+            ""
+            if self.low is None or self.high is None
+            else f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        )
+        return (
+            f"trial {self.trial} against {self.rival} ({self.why}): {100 * self.difference:+.1f}{band} "
+            f"points on {self.n} held-out examples "
+            f"at {self.cost / self.rival_cost:.0%} of its exact cost: {verdict}"
+        )
+
+
+class Report:
+    """Measures candidates and references on the splits that are not searched on.
+
+    Args:
+        session: what this run shares.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    # --- what it will take ---
+
+    def reserve_s(self, board: Board) -> float:
+        """Return the seconds that selection and held-out are expected to take."""
+        spec, clock = self.session.spec, self.session.clock
+        points = board.points()
+        front = int(non_dominated(points, maximise=(True, False)).sum()) if len(points) else 0
+        candidates = min(MOST_CANDIDATES, front + 2)
+        runs = (candidates + self.references) * spec.selection_examples
+        runs += (front + self.references) * spec.heldout_examples
+        return 1.15 * runs * clock.seconds_an_example
+
+    @property
+    def references(self) -> int:
+        """References that have been measured on the search split."""
+        rows = self.session.store.trials(self.session.name, role="reference", state="complete")
+        return len(rows)
+
+    # --- measuring ---
+
+    def measure(self, board: Board) -> None:
+        """Measure candidates and references on selection, then the front and references on held-out."""
+        session, spec = self.session, self.session.spec
+        rows = self._rows()
+        references = self._in_order([r for r in rows if r.role == "reference"])
+        chosen = self.candidates([r for r in rows if r.role == "trial"])
+        self._pass("selection", spec.selection_examples, [*chosen, *references], len(chosen), board)
+        front = self.front(self._rows())
+        self._pass("held-out", spec.heldout_examples, [*front, *references], len(front), board)
+        if front:
+            session.store.publish_front(session.name, self.budget(), [r.id for r in self.front(self._rows())])
+
+    def candidates(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Return the trials worth a second look: the front on the search split, then those behind it."""
+        left = _distinct([r for r in rows if self.session.feasible(r)])
+        found: list[TrialRow] = []
+        while left and len(found) < MOST_CANDIDATES:
+            layer = _front(left, "search")
+            if found and len(found) + len(layer) > MOST_CANDIDATES:
+                break
+            found += layer
+            left = [r for r in left if r not in layer]
+        return found
+
+    def front(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Return the front on selection (on search before that), within the limits, cheapest first."""
+        trials = _distinct([r for r in rows if r.role == "trial" and self.session.feasible(r)])
+        for split in ("selection", "search"):
+            measured = [r for r in trials if r.number_of(QUALITY.name, split) is not None]
+            if measured:
+                return sorted(_front(measured, split), key=lambda r: r.costs[COST.name])
+        return []
+
+    def budget(self) -> dict[str, float | str]:
+        """Return the limits of this run."""
+        spec = self.session.spec
+        limits = {"max_tflops": spec.max_tflops, "max_memory_gib": spec.max_memory_gib}
+        named: dict[str, float | str] = {k: v for k, v in limits.items() if v is not None}
+        return {**named, "flops_convention": spec.flops_convention}
+
+    def _pass(self, split: str, n: int, rows: Sequence[TrialRow], needed: int, board: Board) -> None:
+        """Measure rows on a split; beyond the first `needed` only while there is time."""
+        session = self.session
+        missing = [(i, r) for i, r in enumerate(rows) if r.number_of(QUALITY.name, split) is None]
+        if not missing:
+            return
+        with session.clock.part("store"):
+            session.store.look(session.name, split, f"{len(missing)} policies of up to {len(rows)}")
+        skipped = []
+        for done, (i, row) in enumerate(missing):
+            left = session.clock.left_s
+            if i >= needed and left is not None and left <= 0:
+                skipped.append(row.label or str(row.number))
+                continue
+            try:
+                outcomes = session.evaluate_fully(row.policy, split, n)
+            except SURVIVABLE as error:
+                session.notes.append(
+                    f"{_name(row)} could not be measured on {split}: {session.failed(error)}"
+                )
+                continue
+            session.failures = 0
+            with session.clock.part("store"):
+                session.store.add_outcomes(row.id, split, outcomes)
+                session.store.add_numbers(row.id, session.evaluator.numbers(outcomes))
+            session.keep(row.id, outcomes)
+            remaining = (len(missing) - done - 1) * n * session.clock.seconds_an_example
+            session.report(split, done + 1, len(missing), remaining, board)
+        if skipped:
+            session.notes.append(f"time was up before {', '.join(skipped)} could be measured on {split}")
+
+    # --- what it says ---
+
+    def members(self) -> tuple[tuple[Member, ...], tuple[Member, ...], str]:
+        """Return front, references, and the split the front rests on."""
+        rows = self._rows()
+        front = self.front(rows)
+        split = "selection" if front and front[0].number_of(QUALITY.name, "selection") else "search"
+        references = self._in_order([r for r in rows if r.role == "reference"])
+        return tuple(member(r) for r in front), tuple(member(r) for r in references), split
+
+    def claims(self) -> tuple[Claim, ...]:
+        """Compare the front with the best preset, random tokens and smaller images, each at its exact cost.
+
+        The rival preset and the members are chosen on selection; the differences are those on held-out.
+        """
+        rows = self._rows()
+        front = [r for r in self.front(rows) if r.number_of(QUALITY.name, "held-out")]
+        references = [r for r in rows if r.role == "reference" and r.number_of(QUALITY.name, "held-out")]
+        references = [r for r in references if r.policy.stages and self._within(r)]
+        presets = [r for r in references if r.label not in BASELINES]
+        rivals = [(r, "baseline") for r in references if r.label in BASELINES]
+        if presets:
+            best = max(presets, key=lambda r: _quality(r, "selection"))
+            rivals.insert(0, (best, "best preset on selection"))
+        pairs = [(self._against(front, rival), rival, why) for rival, why in rivals]
+        pairs = [p for p in pairs if p[0] is not None]
+        looks = len(self.session.store.looks(self.session.name, "held-out"))
+        return tuple(self._claim(mine, rival, why, len(pairs), looks) for mine, rival, why in pairs if mine)
+
+    def _claim(self, mine: TrialRow, rival: TrialRow, why: str, claims: int, looks: int) -> Claim:
+        session = self.session
+        difference, stderr, n = paired(
+            session.outcomes(mine.id, "held-out"), session.outcomes(rival.id, "held-out")
+        )
+        # Bonferroni: the intervals hold together
+        width = None if stderr is None else NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * claims)) * stderr
+        return Claim(
+            rival=_name(rival),
+            why=why,
+            trial=mine.number or 0,
+            difference=difference,
+            stderr=stderr,
+            low=None if width is None else difference - width,
+            high=None if width is None else difference + width,
+            n=n,
+            cost=mine.costs[COST.name],
+            rival_cost=rival.costs[COST.name],
+            looks=looks,
+        )
+
+    def disagreement(self) -> str | None:
+        """Say where the two conventions of counting FLOPs name different winners, None where they agree.
+
+        Each convention gets the cost of plainly keeping random tokens under the limit; the winner is the best
+        policy on selection, references included, that costs no more by that count.
+        """
+        rows = [r for r in self._rows() if r.policy.stages and r.number_of(QUALITY.name, "selection")]
+        plain = next((r for r in rows if r.label == "random" and self._within(r)), None)
+        if plain is None:
+            return None
+        winners = {}
+        for convention in ("literature", "exact"):
+            name = f"tflops_{convention}"
+            within = [r for r in rows if r.costs[name] <= plain.costs[name] * (1 + 1e-9)]
+            winners[convention] = max(within, key=lambda r: (_quality(r, "selection"), -r.costs[name]))
+        one, other = winners["literature"], winners["exact"]
+        if one.policy.id == other.policy.id:
+            return None
+        return (
+            f"The two ways of counting name different winners at the cost of random tokens: by the papers' "
+            f"count {_name(one)} ({one.policy.describe()}), by the exact count {_name(other)} "
+            f"({other.policy.describe()})"
+        )
+
+    def _against(self, front: Sequence[TrialRow], rival: TrialRow) -> TrialRow | None:
+        limit = rival.costs[COST.name] * (1 + 1e-9)
+        cheaper = [r for r in front if r.costs[COST.name] <= limit]
+        return max(cheaper, key=lambda r: _quality(r, "selection")) if cheaper else None
+
+    def _within(self, row: TrialRow) -> bool:
+        return all(v <= 0 for v in self.session.violations(row.costs).values())
+
+    def _rows(self) -> list[TrialRow]:
+        return [r for r in self.session.store.trials(self.session.name) if r.state == "complete"]
+
+    def _in_order(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Uncompressed and baselines first, then presets by their quality on search: the likeliest rivals."""
+        first = ("uncompressed", *BASELINES)
+        return sorted(
+            rows,
+            key=lambda r: (
+                first.index(r.label) if r.label in first else len(first),
+                -_quality(r, "search"),
+            ),
+        )
+
+
+def _front(rows: Sequence[TrialRow], split: str) -> list[TrialRow]:
+    points = np.array([[_quality(r, split), r.costs[COST.name]] for r in rows])
+    return [r for r, on in zip(rows, non_dominated(points, maximise=(True, False)), strict=True) if on]
+
+
+def _distinct(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The first trial of each policy."""
+    found: dict[str, TrialRow] = {}
+    for row in rows:
+        found.setdefault(row.policy.id, row)
+    return list(found.values())
+
+
+def _quality(row: TrialRow, split: str) -> float:
+    number = row.number_of(QUALITY.name, split)
+    return -1.0 if number is None else number.value
+
+
+def _name(row: TrialRow) -> str:
+    return f"trial {row.number}" if row.role == "trial" else str(row.label)

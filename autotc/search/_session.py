@@ -1,0 +1,243 @@
+"""What all steps of one run share: the spec, the store, the space, the evaluator, the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from autotc._outcomes import FLOATS, Outcomes, outcomes_from_columns
+from autotc.cost import Cost, estimate
+from autotc.errors import SpecError, StoreError, UnsupportedError
+from autotc.pareto import non_dominated
+from autotc.policy import Number, Policy
+from autotc.search._clock import Clock
+from autotc.search._racing import rungs
+from autotc.search.objectives import COST, QUALITY, constraints
+from autotc.search.space import Space
+from autotc.search.spec import SearchSpec
+from autotc.store import Store, TrialRow
+
+# Errors of one evaluation that say nothing about the next one; the trial is recorded with the reason.
+SURVIVABLE = (ArithmeticError, MemoryError, RuntimeError, UnsupportedError, ValueError)
+FATAL = (SpecError, StoreError)
+MOST_FAILURES = 5
+
+
+class Evaluates(Protocol):
+    """What a search needs of an evaluator."""
+
+    def evaluate(self, policy: Policy | None, split: str, n: int, *, start: int = 0) -> Outcomes:
+        """Run a policy on examples start..start+n-1 of a split (fewer where there are no more)."""
+
+    def numbers(self, outcomes: Outcomes) -> list[Number]:
+        """Return the figures of an evaluation."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        phase: references, trials, selection or held-out.
+        done, total: of that phase.
+        trials, trials_total: finished trials of the study.
+        front: policies on the front so far.
+        best_quality: the best quality so far within the limits, None before the first.
+        left_s: estimated seconds to the end, None while unknown.
+    """
+
+    phase: str
+    done: int
+    total: int
+    trials: int
+    trials_total: int
+    front: int
+    best_quality: float | None
+    left_s: float | None
+
+
+@dataclass
+class Session:
+    """One run of a study in one process.
+
+    Args:
+        name: of the study.
+        on: the evaluated model, as numbers name it.
+        get_evaluator: makes the evaluator when it is first needed.
+        progress: called after each step.
+        search_n: examples of the search split there really are; trials stopped early have fewer.
+    """
+
+    spec: SearchSpec
+    store: Store
+    name: str
+    space: Space
+    on: str
+    get_evaluator: Callable[[], Evaluates]
+    clock: Clock
+    progress: Callable[[Progress], None] | None = None
+    notes: list[str] = field(default_factory=list)
+    failures: int = 0
+    search_n: int = 0
+    _evaluator: Evaluates | None = None
+    _sizes: dict[tuple[str, int], int] = field(default_factory=dict)
+    _kept: dict[tuple[int, str], Outcomes] = field(default_factory=dict)
+
+    @property
+    def evaluator(self) -> Evaluates:
+        """The evaluator, made at its first use."""
+        if self._evaluator is None:
+            self._evaluator = self.get_evaluator()
+        return self._evaluator
+
+    # --- costs and limits ---
+
+    def cost(self, policy: Policy, trace: Sequence[dict[str, Any]] = ()) -> Cost:
+        """Return the cost on the full model; a trace charges what adaptive reducers really kept."""
+        kept = None
+        if len(trace) == len(policy.stages) and trace:
+            kept = [
+                s.keep if s.site == "input" or not t["asked"] else s.keep * min(1.0, t["kept"] / t["asked"])
+                for s, t in zip(policy.stages, trace, strict=True)
+            ]
+        return estimate(policy, self.space.full, self.space.workload, kept=kept)
+
+    def violations(self, costs: dict[str, Any]) -> dict[str, float]:
+        """Return by how much costs exceed the user's limits; <= 0 is feasible."""
+        limits = constraints(self.spec.max_tflops, self.spec.flops_convention, self.spec.max_memory_gib)
+        return {c.name: c.violation(costs) for c in limits}
+
+    def feasible(self, row: TrialRow) -> bool:
+        """Whether a finished trial is within this run's limits and was evaluated on all search examples."""
+        number = row.number_of(QUALITY.name, "search")
+        return (
+            row.state == "complete"
+            and number is not None
+            and (number.n or 0) >= self.search_n
+            and all(v <= 0 for v in self.violations(row.costs).values())
+        )
+
+    # --- evaluation ---
+
+    def evaluate(self, policy: Policy, split: str, n: int, start: int = 0) -> Outcomes:
+        """Run a policy of the full model on the evaluated one.
+
+        Args:
+            n: how many examples, from `start` on.
+        """
+        there = self.space.to_evaluated(policy) if policy.stages else None
+        evaluator = self.evaluator
+        with self.clock.evaluating(n):
+            return evaluator.evaluate(there, split, n, start=start)
+
+    def available(self, split: str, wanted: int) -> int:
+        """Return how many of the wanted examples a split really has."""
+        task = getattr(self.evaluator, "task", None)
+        if task is None:
+            return wanted
+        if (split, wanted) not in self._sizes:
+            self._sizes[split, wanted] = len(task.examples(split, wanted))
+        return self._sizes[split, wanted]
+
+    def rungs(self) -> list[int]:
+        """Return the totals of search examples at which a trial may be stopped."""
+        return rungs(self.available("search", self.spec.examples), self.spec.strategy == "default")
+
+    def evaluate_fully(self, policy: Policy, split: str, n: int) -> Outcomes:
+        """Run a policy on the first n examples; on search in the increments of a race, to share prefills."""
+        n = self.available(split, n)
+        outcomes: Outcomes | None = None
+        for total in self.rungs() if split == "search" else [n]:
+            done = 0 if outcomes is None else len(outcomes)
+            more = self.evaluate(policy, split, total - done, done)
+            outcomes = more if outcomes is None else outcomes + more
+        assert outcomes is not None
+        return outcomes
+
+    def failed(self, error: Exception) -> str:
+        """Count a failed evaluation and return its reason.
+
+        Raises:
+            Exception: the error itself when nothing else has worked for several trials.
+        """
+        self.failures += 1
+        if isinstance(error, FATAL) or self.failures >= MOST_FAILURES:
+            raise error
+        return f"{type(error).__name__}: {error}"
+
+    def outcomes(self, trial_id: int, split: str) -> Outcomes:
+        """Return stored outcomes, read once."""
+        key = (trial_id, split)
+        if key not in self._kept:
+            columns = self.store.outcomes(trial_id, split)
+            lists: dict[str, Sequence[Any]] = {
+                name: [None if name in FLOATS and v != v else v for v in values.tolist()]
+                for name, values in columns.items()
+            }
+            self._kept[key] = outcomes_from_columns(lists, split=split, on=self.on, metric="")
+        return self._kept[key]
+
+    def keep(self, trial_id: int, outcomes: Outcomes) -> None:
+        """Remember outcomes that were just stored."""
+        self._kept[trial_id, outcomes.split] = outcomes
+
+    # --- reporting ---
+
+    def report(self, phase: str, done: int, total: int, left_s: float | None, board: Board) -> None:
+        """Tell the caller how far the run is."""
+        if self.progress is not None:
+            points = board.points()
+            self.progress(
+                Progress(
+                    phase,
+                    done,
+                    total,
+                    board.finished,
+                    self.spec.trials,
+                    int(non_dominated(points, maximise=(True, False)).sum()) if len(points) else 0,
+                    float(points[:, 0].max()) if len(points) else None,
+                    left_s,
+                )
+            )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial that was evaluated on all search examples."""
+
+    trial_id: int
+    number: int
+    policy_id: str
+    quality: float
+    cost: float
+
+
+@dataclass
+class Board:
+    """Finished trials of the study, as racing and progress need them.
+
+    Args:
+        entries: evaluated on all search examples, within the limits.
+        finished: trials finished in any way.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    finished: int = 0
+
+    def points(self) -> np.ndarray:
+        """Return (quality, exact cost) of the entries, (n, 2)."""
+        return np.array([[e.quality, e.cost] for e in self.entries]).reshape(-1, 2)
+
+    def incumbent(self, cost: float) -> Entry | None:
+        """Return the best entry that costs no more, None where there is none."""
+        cheaper = [e for e in self.entries if e.cost <= cost]
+        return max(cheaper, key=lambda e: (e.quality, -e.cost)) if cheaper else None
+
+
+def values(quality: float | None, costs: dict[str, Any]) -> tuple[float, float]:
+    """Return what Optuna is told: quality (pessimistic where there is none) and exact cost."""
+    told = QUALITY.pessimistic if quality is None else quality
+    return float(told if told is not None else 0.0), float(costs[COST.name])
