@@ -102,7 +102,8 @@ def reducer_work(anatomy: Anatomy) -> Charge:
         reducer = _reducer(stage.reducer, tuple(sorted(stage.params.items())))
         own = reducer.flops(Shape(cut.n, cut.k, width, heads, head_dim, text))
         if _reads_map(stage.reducer, v.prefix > 0):
-            block = stage.layer if stage.site == "vision" and stage.layer else v.blocks_used - 1
+            inside = stage.layer if cuts_inside(stage) else (stage.layer or v.blocks_used) - 1
+            block = inside or 0
             own += 2.0 * attention_pairs(anatomy, plan, block) * v.width
         return own
 
