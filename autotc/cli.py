@@ -277,12 +277,16 @@ def eval_(
 ) -> None:
     """Measure a policy on data: task score, worst group, agreement with the uncompressed model."""
     from autotc import tables
+    from autotc.policy import load_policy
+    from autotc.running import make_task
+    from autotc.verify import measure
 
-    measured = tables.measure(model, policy, data, examples, split, skip_bad)
+    task = make_task(str(data) if data else None, skip_bad)
+    measured = measure(model, load_policy(policy) if policy else None, task, split, examples)
     if as_json:
         _print_json(measured.as_dict())
     else:
-        measured.print()
+        tables.measurement(measured)
 
 
 @app.command()
@@ -297,12 +301,14 @@ def verify(
 ) -> None:
     """Measure a policy on the real weights and your data; mark it verified when it loses no more than --max-drop."""
     from autotc import tables
+    from autotc.running import make_task
+    from autotc.verify import verify as run
 
-    result = tables.verify(policy, model, data, examples, max_drop, skip_bad)
+    result = run(policy, model, make_task(str(data), skip_bad), examples, max_drop)
     if as_json:
         _print_json(result.as_dict())
     else:
-        result.print()
+        tables.verdict(result)
     if not result.passed:
         raise typer.Exit(1)
 
@@ -325,3 +331,21 @@ def check(storage: Storage = None) -> None:
     store = Store(storage, check=False)
     store.check()
     typer.echo(f"{store.url_shown}: fits autotc {__version__}")
+
+
+@bench.command(name="evaluate")
+def bench_evaluate(
+    model: Annotated[str, typer.Option("--model", help="An alias, or a folder with weights.")] = "qwen2.5-vl",
+    max_tflops: Annotated[float, typer.Option("--max-tflops", help="Limit of the search whose policies are run.")] = 800,
+    policies: Annotated[int, typer.Option("--policies", min=1, help="The first policies of `search --seed 0`.")] = 20,
+    examples: Annotated[int, typer.Option("--examples", min=2, help="Examples a policy.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Time the first policies of a search with and without reuse of shared work, in one process."""
+    from autotc import running, tables
+
+    result = running.bench_evaluate(model, max_tflops, policies, examples)
+    if as_json:
+        _print_json(result)
+    else:
+        tables.bench(result)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autotc.charts import FrontChart
     from autotc.cost import Cost
     from autotc.store import Store
+    from autotc.verify import Measurement, Verdict
     from autotc.workload import Workload
 
 console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 160)
@@ -330,3 +331,51 @@ def exported(path: Path, policy: Policy) -> None:
         markup=False,
     )
     console.print(f"Check it on your weights: autotc verify {path} --model FOLDER --data my.jsonl", style="dim")
+
+
+def measurement(measured: Measurement) -> None:
+    """Print a policy beside the uncompressed model."""
+    console.print(escape(measured.policy.describe()))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("figure", "policy", "uncompressed", "n", "unit"):
+        table.add_column(name, justify="left" if name in ("figure", "unit") else "right")
+    full = {n.name: n for n in measured.full}
+    for number in measured.numbers:
+        other = full.get(number.name)
+        written = (lambda n: "-" if n is None else f"{n.value:.3f} ± {n.stderr or 0:.3f}") if number.name == "kl" else percent
+        table.add_row(number.name.replace("_", " "), written(number), written(other), str(number.n or "-"), number.unit)
+    console.print(table)
+    error = "" if measured.stderr is None else f" ± {100 * measured.stderr:.1f}"
+    console.print(f"difference to uncompressed: {100 * measured.difference:+.1f}{error} points of {measured.metric}, paired")
+    if measured.numbers:
+        console.print(f"[dim]measured on {measured.numbers[0].on}, {measured.numbers[0].split} split[/]")
+    if measured.metric == "agreement":
+        console.print("The data has no answers: quality is agreement with the uncompressed model, not correctness.")
+    if measured.skipped:
+        console.print(f"{measured.skipped} lines with unreadable images were left out.")
+
+
+def verdict(result: Verdict) -> None:
+    """Print whether a policy passed."""
+    measurement(result.measured)
+    low = "unknown (one image only)" if result.measured.low is None else f"{100 * result.measured.low:+.1f} points"
+    if result.passed:
+        console.print(f"[bold]verified[/]: the loss is within {100 * result.max_drop:g} points (95 % bound {low}); {result.path} says so now")
+    else:
+        console.print(
+            f"[bold]not verified[/]: the 95 % bound of the difference is {low}, accepted are {-100 * result.max_drop:g} points. "
+            "More --examples narrow it; a policy that keeps more loses less"
+        )
+
+
+def bench(result: dict[str, Any]) -> None:
+    """Print the ratio of evaluations with and without reuse."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("first site", "policies", "without reuse", "with reuse", "ratio"):
+        table.add_column(name, justify="left" if name == "first site" else "right")
+    for row in (*result["sites"], result["overall"]):
+        table.add_row(
+            row["site"], str(row["policies"]), f"{row['plain_s']:.2f} s", f"{row['reuse_s']:.2f} s", f"{row['ratio']:.2f} x"
+        )
+    console.print(table)
+    console.print(f"[dim]{result['examples']} examples a policy on {result['on']}, one process, {result['threads']} threads[/]")
