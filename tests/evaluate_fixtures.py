@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from autotc.adapter import anatomy
+from autotc.policy import ModelRef, Policy, Stage
 from autotc.task import Example, Split, Task
 
 COLORS = ("red", "green", "blue", "yellow")
@@ -208,3 +210,26 @@ class Toy(Task):
                     )
                 )
         return found[:n]
+
+    def sibling(self, split: Split, example: Example) -> Example | None:
+        return next(
+            (e for e in self.examples(split) if e.image == example.image and e.id != example.id),
+            None,
+        )
+
+
+def policy(folder: Path, *stages: tuple[Any, ...], positions: str = "original") -> Policy:
+    """A policy for a model folder from (site, layer, reducer, keep) tuples, parameters last if any."""
+    numbers = anatomy(folder)
+    return Policy(
+        model=ModelRef(
+            family=numbers.family,
+            decoder_layers=numbers.decoder.layers,
+            vision_blocks=numbers.vision.blocks,
+        ),
+        positions=positions,  # type: ignore[arg-type]
+        stages=tuple(
+            Stage(site=s, layer=layer, reducer=name, keep=keep, params=dict(*params))
+            for s, layer, name, keep, *params in stages
+        ),
+    )
