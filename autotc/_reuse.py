@@ -169,7 +169,7 @@ def capture(
     adapter = recorder.adapter
     wanted = set(signals) - set(adapter.signals_absent)
     recorder.tower.wanted &= wanted
-    recorder.tower.given = original
+    recorder.tower.given, recorder.tower.resized = original, original is not None
     with recorder.attached():
         cache, hidden = _run_core(adapter, inputs)
         run, tower = recorder.decoder.run, recorder.tower.run
