@@ -203,12 +203,12 @@ def _explain(error: BaseException | None, url: URL) -> str:
             "PostgreSQL for many workers, then run the same command again."
         )
     if code == "SQLITE_NOTADB":
-        return f"the file is not a SQLite database. Name another file with --storage, {elsewhere}."
+        return f"the file is not a SQLite database; it was left as it is. Name another file, {elsewhere}."
     if code.startswith("SQLITE_CORRUPT"):
         return "the file is damaged. Look at it with: sqlite3 FILE '.recover', or restore a copy."
     if code.startswith("SQLITE_IOERR"):
         return f"reading or writing failed ({code}): the disk may be full or failing (folder {folder})."
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split()).rstrip(" .?")
     if file is None and url.get_backend_name() == "postgresql":
         return f"PostgreSQL says: {reason}. Check that it runs, the address, the user and the password."
     return f"the database refused: {reason}"

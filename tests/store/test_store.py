@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -10,9 +11,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from autotc import _outcomes
 from autotc.errors import SpecError, StoreError
 from autotc.policy import ModelRef, Policy
-from autotc.store import Store
+from autotc.store import Store, columns
 from tests.store.builders import MODEL, finish, number, outcomes, policy, start
 
 
@@ -174,6 +176,12 @@ def test_outcomes_may_be_an_object_and_answers_any_text(store: Store) -> None:
     assert back["image"].tolist() == [None, None] and back["correct"].tolist() == [1.0, 0.0]
 
 
+def test_the_evaluators_outcomes_are_stored_whole() -> None:
+    assert set(_outcomes.COLUMNS) == set(columns.COLUMNS)
+    fields = {field.name for field in dataclasses.fields(_outcomes.Outcomes)}
+    assert fields >= set(columns.COLUMNS)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -288,7 +296,7 @@ def test_sixty_trials_of_256_examples_take_well_under_a_second(store: Store) -> 
     ids = [store.add_trial("s", i, policy(0.9 - i / 1000)) for i in range(60)]
     # processor time, because the machine may be busy with something else
     began = time.process_time()
-    for trial_id, columns in zip(ids, rows, strict=True):
-        store.finish_trial(trial_id, "complete", [number()], outcomes={"search": columns})
+    for trial_id, given in zip(ids, rows, strict=True):
+        store.finish_trial(trial_id, "complete", [number()], outcomes={"search": given})
     assert time.process_time() - began < 1.0
     assert store.outcomes(ids[-1], "search")["kl"].tolist() == rows[-1]["kl"].tolist()
