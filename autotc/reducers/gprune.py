@@ -53,7 +53,8 @@ class GPrune(Reducer):
         held = x.float().norm(dim=-1).masked_fill(~valid, 0)[:, None]
         for _ in range(self.iterations):
             held = held @ flow
-        return held[:, 0] / (flow > 0).sum(-1)
+        gathered: Tensor = held[:, 0] / (flow > 0).sum(-1)
+        return gathered
 
     def flops(self, shape: Shape) -> float:
         return 2.0 * shape.n**2 * (shape.d + self.iterations)

@@ -21,6 +21,20 @@ PUBLISHED = {
     ("sparsevlm_plus", "sparsevlm_plus"): [(3, 300), (7, 200), (16, 118)],
     ("tokencarve", "tokencarve"): [(2, 192)],
     ("adaptprune", "adaptprune"): [(2, 57)],
+    ("divprune", "divprune"): [(None, 56)],
+    ("fastervlm", "fastervlm"): [(None, 58)],
+    ("visionzip", "visionzip"): [(None, 64)],
+    ("vispruner", "vispruner"): [(None, 64)],
+    ("scope", "scope"): [(None, 64)],
+    ("cdpruner", "cdpruner"): [(None, 64)],
+    ("mmtok", "mmtok"): [(None, 64)],
+    ("trim", "trim"): [(None, 121)],
+    ("gprune", "gprune"): [(None, 288)],
+    ("holov", "holov"): [(None, 64)],
+    ("folder", "folder"): [(None, 196)],
+    ("tome", "tome-quarters"): [(6, 448), (12, 320), (18, 192)],
+    ("evit", "evit"): [(6, 405), (12, 285), (18, 201)],
+    ("illava", "illava-once"): [(6, 285)],
 }
 VISION = VisionAnatomy(24, 23, 1024, 16, 4096, 2, 1, 0, (), 588, ((1024, 4096), (4096, 4096)))
 LLAVA = Anatomy(
@@ -49,7 +63,12 @@ def test_published_counts_come_back(name: str, preset: str, convention: str) -> 
     budget = estimate(published.model_copy(update={"stages": stages}), LLAVA, workload).get(convention)
     found = preset_policy(cls, recipe, LLAVA, workload, budget, convention, both)
     assert found is not None and found.positions == recipe.positions
-    assert [(s.layer, s.tokens(576)) for s in found.stages] == PUBLISHED[name, preset]
+    counts = [(s.layer, s.tokens(576)) for s in found.stages]
+    if convention == "literature" and found.stages[0].site == "vision":
+        # this convention doesn't see the tower: earlier counts are free within the rounding of the last one
+        assert counts[-1] == PUBLISHED[name, preset][-1]
+    else:
+        assert counts == PUBLISHED[name, preset]
 
 
 def test_withdrawal_of_a_larger_model_is_deeper() -> None:
