@@ -97,9 +97,8 @@ def rope_trend(queries: Tensor, keys: Tensor, width: int, base: float) -> Tensor
     Returns:
         (B, T, N) float32; only the distance counts, and it may be near zero or negative.
     """
-    turns = base ** (-torch.arange(0, width, 2, device=keys.device) / width)
     distance = (queries[:, :, None] - keys[:, None, :]).float()
     total = torch.zeros_like(distance)
-    for turn in turns.tolist():
-        total += (distance * turn).cos()
-    return 2 * total / width**0.5
+    for pair in range(0, width, 2):
+        total += (distance * base ** (-pair / width)).cos()
+    return total.mul(2 / width**0.5)

@@ -64,7 +64,8 @@ class TokenCarve(Reducer):
 def energy(x: Tensor) -> Tensor:
     """Return what each row of x (N, D) contributes to its singular values: sum_j |U_ij| S_j, (N,) float32."""
     u, s, _ = torch.linalg.svd(x.float(), full_matrices=False)
-    return (u * s).abs().sum(1)
+    contributions: Tensor = (u * s).abs().sum(1)
+    return contributions
 
 
 def fused(seen: Tensor, information: Tensor, weight: float) -> Tensor:
