@@ -132,28 +132,29 @@ class Evaluator:
     def _run(self, policy: Policy, batches: Sequence[Batch]) -> list[tuple[Scores, list[dict[str, Any]]]]:
         first = policy.stages[0]
         resize = first if first.site == "input" else None
-        tower = any(stage.site == "vision" for stage in policy.stages)
+        resumable = self.reuse and all(stage.site != "vision" for stage in policy.stages)
         aware = any(reducers.get(stage.reducer).query_aware for stage in policy.stages)
         out = []
         compression: Compression | None = None
         try:
             for batch in batches:
-                prefix = None
-                if self.reuse and not tower:
-                    prefix = self._prefixes.get(_prefix_key(batch, resize))
-                    if prefix is None:
-                        if compression is not None:
-                            compression.remove()
-                            compression = None
+                prefix = self._prefixes.get(_prefix_key(batch, resize)) if resumable else None
+                inputs = None
+                if prefix is None:
+                    if compression is not None:  # its hooks and its processor are not for what follows
+                        compression.remove()
+                        compression = None
+                    if resumable:
                         prefix = self._capture(batch, resize)
+                    else:
+                        inputs = self._inputs(batch, resize)
                 if compression is None:
                     compression = Compression(self.model, policy, self.processor)
                 compression.ids = batch.numbers
-                if prefix is not None:
-                    state = resume(compression, prefix)
-                else:
-                    inputs = self._inputs(batch, resize)
+                if inputs is not None:
                     state = prefill(compression, inputs.tensors, original=inputs.original)
+                else:
+                    state = resume(compression, known(prefix))
                 # the chunk drives the layers itself: the hooks must not take it for a prefill
                 compression.decoder.run = None
                 out.append((self._score(batch, state, aware), state.trace))

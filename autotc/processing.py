@@ -64,7 +64,7 @@ class Processor:
             text: prompts, as `apply_chat_template` writes them.
             return_tensors: only "pt".
             padding: to the longest prompt, on the left.
-            kwargs: passed to the image processor.
+            kwargs: passed to the image processor; `min_pixels` and `max_pixels` bound the area on Qwen.
 
         Returns:
             A `BatchFeature` with `input_ids`, `attention_mask` (B, N) and, with images, what the image
@@ -81,6 +81,13 @@ class Processor:
         flat = _flat(images)
         data: dict[str, Any] = {}
         if flat:
+            pixels = (kwargs.pop("min_pixels", None), kwargs.pop("max_pixels", None))
+            if any(pixels):  # the names Qwen's image processor had for the bounds of `size`
+                size = dict(kwargs.get("size") or self.image_processor.size)
+                low, high = (
+                    p or size[k] for p, k in zip(pixels, ("shortest_edge", "longest_edge"), strict=True)
+                )
+                kwargs["size"] = {"shortest_edge": low, "longest_edge": high}
             data.update(self.image_processor(images=flat, return_tensors="pt", **kwargs))
         prompts = self._expand(prompts, self.image_tokens(data))
         data = {**self.tokenizer(prompts, padding=padding, return_tensors="pt"), **data}

@@ -1,0 +1,331 @@
+"""The evaluator scores what `generate` writes; batches and reuse change no figure; references are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import autotc
+from autotc._batches import PrefixStore, cut, image_number, light, nbytes
+from autotc._outcomes import COLUMNS, Outcomes
+from autotc._references import state_of
+from autotc._score import Segment, head, run_chunk
+from autotc._stages import Ledger
+from autotc.adapter import adapter_for
+from autotc.apply import Compression, capture, prefill
+from autotc.errors import DataError, PolicyError
+from autotc.evaluate import Evaluator, _named
+from autotc.policy import Policy
+from autotc.processing import load_model
+from autotc.task import Example, Split
+from tests.evaluate_fixtures import Toy, llava_folder, policy, qwen_folder
+
+FAMILIES = {"qwen": qwen_folder, "llava": llava_folder}
+SIZES = ((84, 84), (84, 70), (56, 98), (84, 42))
+POLICIES: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "projector": (("projector", None, "divprune", 0.4),),
+    "random": (("projector", None, "random", 0.3),),
+    "merge": (("projector", None, "visionzip", 0.4),),
+    "decoder": (("decoder", 2, "fastv", 0.3), ("decoder", 4, "withdraw", 0.0)),
+    "both": (("projector", None, "random", 0.6), ("decoder", 3, "fastv", 0.2)),
+    "vision": (("vision", 1, "random", 0.5), ("decoder", 2, "fastv", 0.3)),
+    "mild": (("vision", 1, "random", 0.95), ("projector", None, "random", 0.9), ("decoder", 4, "fastv", 0.6)),
+    "input": (("input", None, "downsample", 0.4), ("decoder", 2, "fastv", 0.3)),
+}
+
+
+@cache
+def model(family: str) -> Any:
+    return load_model(FAMILIES[family]())
+
+
+class Known(Toy):
+    """A toy task whose answers are the model's own for every second example: so some are right."""
+
+    def __init__(self, answers: dict[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self._given = answers
+
+    def examples(self, split: Split, n: int | None = None) -> list[Example]:
+        return [replace(e, answer=self._given.get(e.id, e.answer)) for e in super().examples(split, n)]
+
+
+@cache
+def task(family: str) -> Known:
+    """Half of the answers are what the uncompressed model writes; texts that are empty are left alone."""
+    built, processor = model(family)
+    plain = Evaluator(built, Toy(SIZES, images=6, answers=False), processor=processor)
+    own = plain.evaluate(None, "search", 12)
+    half = {i: t for k, (i, t) in enumerate(zip(own.id, own.answer, strict=True)) if k % 3 and t.strip()}
+    return Known(half, sizes=SIZES, images=6)
+
+
+@cache
+def evaluator(family: str, reuse: bool = True) -> Evaluator:
+    built, processor = model(family)
+    return Evaluator(built, task(family), processor=processor, batch=4, reuse=reuse)
+
+
+def made(family: str, name: str) -> Policy:
+    return policy(FAMILIES[family](), *POLICIES[name])
+
+
+def same(one: Outcomes, two: Outcomes) -> None:
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=name)
+    assert one.trace == two.trace
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", POLICIES)
+def test_reuse_changes_no_figure(family: str, name: str) -> None:
+    chosen = made(family, name)
+    found = evaluator(family).evaluate(chosen, "search", 12)
+    same(found, evaluator(family, False).evaluate(chosen, "search", 12))
+    assert [t["site"] for t in found.trace] == [s.site for s in chosen.stages]
+    assert all(t["kept"] <= t["asked"] + 1e-6 for t in found.trace)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_some_answers_are_right_and_compression_costs_some(family: str) -> None:
+    """Keeps the other tests from passing on a task where everything is wrong."""
+    whole = evaluator(family).evaluate(None, "search", 12)
+    less = evaluator(family).evaluate(made(family, "both"), "search", 12)
+    assert 0.2 < whole.correct.mean() < 0.9
+    assert less.correct.mean() < whole.correct.mean() and less.agreement.mean() < 1
+    assert np.nanmean(less.kl) > 0.01
+    np.testing.assert_array_equal(less.full, whole.correct)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["both", "vision", "input"])
+def test_chunk_logits_equal_step_by_step_generate(family: str, name: str) -> None:
+    built, processor = model(family)
+    chosen = made(family, name)
+    examples = task(family).examples("search", 4)
+    with torch.inference_mode(), Compression(built, chosen, processor) as compression:
+        inputs = processor.inputs([e.load() for e in examples], [e.question for e in examples])
+        steps = built.generate(
+            **inputs, do_sample=False, max_new_tokens=5, return_dict_in_generate=True, output_logits=True
+        )
+        written = steps.sequences[:, inputs["input_ids"].shape[1] :]
+        state = state_of(prefill(compression, inputs))
+        compression.decoder.run = None
+        chunk = head(compression.adapter, run_chunk(compression.adapter, state, [Segment(written[:, :-1])]))
+    expected = torch.stack(steps.logits, 1).float()
+    torch.testing.assert_close(state.logits, expected[:, 0], atol=3e-5, rtol=0)
+    # behind a row's end token `generate` feeds padding, which it writes itself: all the same tokens
+    torch.testing.assert_close(chunk, expected[:, 1:], atol=3e-5, rtol=0)
+    assert chunk.argmax(-1).tolist() == expected[:, 1:].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["mild"])
+def test_correct_is_exactly_what_greedy_generate_writes(family: str, name: str) -> None:
+    built, processor = model(family)
+    chosen = made(family, name)
+    found = evaluator(family).evaluate(chosen, "search", 12)
+    references = evaluator(family)._references._answers
+    examples = task(family).examples("search", 12)
+    right = []
+    for begin in range(0, 12, 4):
+        batch = examples[begin : begin + 4]
+        with torch.inference_mode(), Compression(built, chosen, processor) as compression:
+            compression.ids = torch.tensor([image_number(e.image) for e in batch])
+            inputs = processor.inputs([e.load() for e in batch], [e.question for e in batch])
+            out = built.generate(**inputs, do_sample=False, max_new_tokens=18)
+        for e, row in zip(batch, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+            target = references["search", e.id][1]
+            right.append(float(row[: len(target)] == target))
+    assert found.correct.tolist() == right
+    assert sum(right) > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_references_are_the_stock_model_and_the_one_that_sees_no_image(family: str) -> None:
+    built, processor = model(family)
+    found = evaluator(family).evaluate(None, "search", 12)
+    examples = task(family).examples("search", 12)
+    references = evaluator(family)._references._answers
+    for e, full, dark in zip(examples, found.full, found.blind, strict=True):
+        inputs = processor.inputs([e.load()], [e.question])
+        own, target = references["search", e.id]
+        with torch.inference_mode():
+            out = built.generate(**inputs, do_sample=False, max_new_tokens=len(own))
+            assert out[0, inputs["input_ids"].shape[1] :].tolist() == own
+            seen = _without_image(built, processor, inputs, target)
+        assert full == float(own[: len(target)] == target)
+        assert dark == float(seen == target)
+    assert set(found.agreement) == {1.0} and set(found.kl[~np.isnan(found.kl)]) <= {0.0}
+
+
+def _without_image(built: Any, processor: Any, inputs: dict[str, Any], target: list[int]) -> list[int]:
+    """Greedy choice at each target token with the image masked out in every layer."""
+    adapter = adapter_for(built)
+    prompt = inputs["input_ids"]
+    positions = capture(built, inputs).text["position_ids"]
+    positions = positions[-3:] if positions.ndim == 3 else positions[None]
+    ids = torch.cat([prompt, torch.tensor([target])], 1)
+    after = positions[..., -1:] + 1 + torch.arange(len(target))
+    positions = torch.cat([positions, after], -1)
+    n = ids.shape[1]
+    mask = torch.ones(n, n, dtype=torch.bool).tril() & (ids != processor.image_token_id)
+    out = adapter.text(
+        inputs_embeds=adapter.text.embed_tokens(ids),
+        attention_mask=(mask | torch.eye(n, dtype=torch.bool))[None, None],
+        position_ids=positions if len(positions) == 3 else positions[0],
+        use_cache=False,
+    )
+    logits = built.lm_head(out.last_hidden_state[0, prompt.shape[1] - 1 : -1])
+    return logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["random", "decoder", "vision"])
+def test_next_question_is_asked_of_what_the_first_one_left(family: str, name: str) -> None:
+    """Against another way: the other question's whole prompt with the first one's decisions repeated."""
+    built, processor = model(family)
+    chosen = made(family, name)
+    found = evaluator(family).evaluate(chosen, "search", 12)
+    references = evaluator(family)._references._answers
+    examples = task(family).examples("search", 12)
+    expected = []
+    for e in examples:
+        other = task(family).sibling("search", e)
+        target = references["search", other.id][1]
+        with torch.inference_mode(), Compression(built, chosen, processor) as compression:
+            compression.ids = torch.tensor([image_number(e.image)])
+            first = prefill(compression, processor.inputs([e.load()], [e.question]))
+            again = prefill(compression, processor.inputs([e.load()], [other.question]), first.decisions)
+            state = state_of(again)
+            compression.decoder.run = None
+            ids = torch.tensor([target[:-1]], dtype=torch.long)
+            tokens = [int(state.logits.argmax())]
+            if len(target) > 1:
+                hidden = run_chunk(compression.adapter, state, [Segment(ids)])
+                tokens += head(compression.adapter, hidden)[0].argmax(-1).tolist()
+        expected.append(float(tokens == target))
+    assert found.next_correct.tolist() == expected
+
+
+def test_the_answer_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, processor = model("qwen")
+    seen: list[Any] = []
+    decide = Ledger.decide
+
+    def watched(self: Ledger, *args: Any) -> Any:
+        made = decide(self, *args)
+        seen.append(None if made is None else (made.anchors.tolist(), made.rows.columns.tolist()))
+        return made
+
+    monkeypatch.setattr(Ledger, "decide", watched)
+    results = []
+    for answers in ({}, {e.id: "green blue red" for e in Toy(SIZES, images=4).examples("search")}):
+        seen.clear()
+        judge = Evaluator(built, Known(answers, sizes=SIZES, images=4), processor=processor)
+        outcomes = judge.evaluate(made("qwen", "both"), "search", 8)
+        results.append((list(seen), outcomes))
+    assert results[0][0] == results[1][0] and results[0][0]
+    assert results[0][1].answer.tolist() != results[1][1].answer.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_increments_join_to_the_whole(family: str) -> None:
+    chosen = made(family, "both")
+    whole = evaluator(family).evaluate(chosen, "search", 12)
+    parts = evaluator(family).evaluate(chosen, "search", 4)
+    parts = parts + evaluator(family).evaluate(chosen, "search", 8, start=4)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name), err_msg=name)
+    for one, two in zip(whole.trace, parts.trace, strict=True):
+        assert one == pytest.approx(two)
+    assert len(evaluator(family).evaluate(chosen, "search", 99)) == 12
+    with pytest.raises(DataError, match="no example number 12"):
+        evaluator(family).evaluate(chosen, "search", 4, start=12)
+
+
+def test_keeping_everything_is_the_uncompressed_model() -> None:
+    chosen = policy(qwen_folder(), ("projector", None, "random", 1.0), ("decoder", 2, "fastv", 1.0))
+    found = evaluator("qwen").evaluate(chosen, "search", 12)
+    np.testing.assert_array_equal(found.correct, found.full)
+    assert set(found.agreement) == {1.0} and np.nanmax(found.kl) < 1e-6
+    np.testing.assert_array_equal(
+        found.next_correct, evaluator("qwen").evaluate(None, "search", 12).next_correct
+    )
+
+
+def test_without_answers_quality_is_agreement_with_the_uncompressed_model() -> None:
+    built, processor = model("llava")
+    judge = Evaluator(
+        built, Toy(images=3, answers=False), processor=processor, on="tiny", new_tokens=5, batch=4
+    )
+    found = judge.evaluate(made("llava", "projector"), "search", 6)
+    np.testing.assert_array_equal(found.correct, found.agreement)
+    assert set(found.full) == {1.0} and found.blind.mean() < 1
+    quality = next(x for x in judge.numbers(found) if x.name == "quality")
+    assert quality.value == pytest.approx(found.agreement.mean())
+    assert (quality.on, quality.kind, quality.n) == ("tiny", "measured", 6)
+
+
+@pytest.mark.parametrize("limit", [0, 150_000])
+def test_a_small_memory_only_costs_time(limit: int) -> None:
+    built, processor = model("qwen")
+    judge = Evaluator(built, task("qwen"), processor=processor, batch=4, limit_bytes=limit)
+    for name in ("both", "decoder", "input"):
+        chosen = made("qwen", name)
+        for _ in range(2):
+            same(judge.evaluate(chosen, "search", 12), evaluator("qwen").evaluate(chosen, "search", 12))
+        assert judge._prefixes.nbytes <= limit
+
+
+def test_prefixes_of_the_latest_round_stay_and_older_ones_make_room() -> None:
+    built, processor = model("llava")
+    examples = task("llava").examples("search", 4)
+    prefix = capture(built, processor.inputs([e.load() for e in examples], [e.question for e in examples]))
+    size, small = nbytes(prefix), nbytes(light(prefix))
+    assert small < size / 4
+    store = PrefixStore(2 * size + small)
+    store.begin()
+    for key in "abc":
+        store.put(key, prefix)
+    assert [bool(store.get(k).hidden) for k in "abc"] == [True, True, False]  # type: ignore[union-attr]
+    for _ in range(3):
+        store.begin()
+        store.get("a")
+    store.put("d", prefix)
+    assert store.get("d") is not None and store.get("a") is not None and store.get("b") is None
+    assert store.nbytes <= store.limit_bytes
+
+
+def test_batches_follow_a_grid_and_hold_examples_of_about_one_size() -> None:
+    assert cut([10] * 10, 3, 4) == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+    assert cut([10, 40, 11, 39], 0, 4) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p: p.model_copy(update={"model": p.model.model_copy(update={"family": "llava"})}), "family"),
+        (
+            lambda p: p.model_copy(update={"model": p.model.model_copy(update={"decoder_layers": 28})}),
+            "28 decoder",
+        ),
+    ],
+)
+def test_a_policy_for_another_model_is_refused(change: Callable[[Policy], Policy], says: str) -> None:
+    with pytest.raises(PolicyError, match=says):
+        evaluator("qwen").evaluate(change(made("qwen", "both")), "search", 4)
+
+
+def test_a_shipped_proxy_is_named_as_one() -> None:
+    inside = Path(autotc.__file__).parent / "proxies"
+    found = [p for p in inside.iterdir() if (p / "config.json").is_file()]
+    assert all(_named(str(p)) == f"proxy:{p.name}" for p in found)
+    assert _named("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
