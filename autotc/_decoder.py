@@ -1,8 +1,9 @@
-"""Sites `projector` and `decoder`: the language model's sequence gets shorter, positions, masks and caches follow.
+"""Sites `projector` and `decoder`: the language model's sequence gets shorter; positions, masks, cache follow.
 
-Forward pre-hooks on the core model (what is this call?), on the language model (cut before its first layer) and on
-every layer (cut before that layer; from there on masks and rotary positions of the shorter sequence). The outer
-`input_ids` and `attention_mask` always stay full length, so that `generate` counts positions as without a policy.
+Forward pre-hooks on the core model (what is this call?), on the language model (cut before its first layer)
+and on every layer (cut before that layer; from there on masks and rotary positions of the shorter sequence).
+The outer `input_ids` and `attention_mask` always stay full length, so that `generate` counts positions as it
+does without a policy.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autotc._layout import Layout, move, read_prompt, shorten
+from autotc._run import Run, beam_order, check_call, gather_positions, new_run, same_prompt
 from autotc._signals import Tapped, decoder_signals, entry_signals
 from autotc._stages import Ledger, Plan, Step
 from autotc._tap import Watcher, base_name
@@ -28,51 +30,6 @@ from autotc.errors import UnsupportedError
 from autotc.reducer import Signals, TokenView
 
 TAPPED = ("last_attention", "text_attention", "keys", "text_keys")
-
-
-@dataclass
-class Run:
-    """One prefill, from the prompt to the cache it filled.
-
-    Args:
-        input_ids: (B, L) the prompt.
-        prompt: the layout of the whole prompt.
-        entry: the layout that enters the language model.
-        current: the layout of the layer that runs now.
-        ledger: decisions and trace, those of the vision tower included.
-        embeds: (B, L, D) as they were before the projector's cut.
-        three_rows: whether rotary positions have three rows (M-RoPE).
-        next: (B,) the original position of the first token after the prompt.
-        images: the tower's image of each image row.
-        layouts: the layout each layer saw.
-        taps: what attention layers showed.
-        cache: the cache that was filled, if any.
-        before: tokens generated before the call that runs now.
-        prefilling: whether the prompt runs now, or tokens after it.
-        calls: tokens of the latest call without a cache.
-    """
-
-    input_ids: Tensor
-    prompt: Layout
-    entry: Layout
-    current: Layout
-    ledger: Ledger
-    embeds: Tensor
-    three_rows: bool
-    next: Tensor
-    images: Tensor
-    layouts: dict[int, Layout] = field(default_factory=dict)
-    taps: dict[int, Tapped] = field(default_factory=dict)
-    ropes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    cache: weakref.ref[Any] | None = None
-    before: int = 0
-    prefilling: bool = True
-    calls: int = 0
-
-    @property
-    def shortened(self) -> bool:
-        """Whether any layer sees fewer tokens than the prompt has."""
-        return self.current is not self.prompt
 
 
 class Decoder:
@@ -115,18 +72,20 @@ class Decoder:
             hooks.append(layer.register_forward_pre_hook(self._layer_hook(i), with_kwargs=True))
         return hooks
 
-    # calls --------------------------------------------------------------------------------------------------------
+    # calls --------------------------------------------------------------------------------------------------
 
     def _enter_core(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         call = {**dict(zip(self._names, args, strict=False)), **kwargs}
         self._call = None
         ids, cache = call.get("input_ids"), call.get("past_key_values")
-        _check_call(call)
+        check_call(call)
         past = cache.get_seq_length() if cache is not None else 0
         if past:
             return self._continue(call, args, kwargs)
         if ids is None:
-            raise UnsupportedError("compress: a prefill needs input_ids, inputs_embeds alone hide the image tokens")
+            raise UnsupportedError(
+                "compress: a prefill needs input_ids, inputs_embeds alone hide the image tokens"
+            )
         if not bool((ids == self.adapter.image_token).any()):
             self.run = None
             return None
@@ -150,14 +109,16 @@ class Decoder:
         self._own_cache(run, cache)
         # one token at a time is what a model wrote itself, whatever its id
         if ids is not None and ids.shape[1] > 1 and bool((ids == self.adapter.image_token).any()):
-            raise UnsupportedError("compress: image tokens behind a filled cache; chunked prefill is not supported")
+            raise UnsupportedError(
+                "compress: image tokens behind a filled cache; chunked prefill is not supported"
+            )
         new = ids.shape[1] if ids is not None else call["inputs_embeds"].shape[1]
         before, mask = self._before(run, cache), call.get("attention_mask")
         width = run.input_ids.shape[1] + before + new
         if mask is not None and mask.shape[1] != width:
             raise UnsupportedError(
-                f"compress: attention_mask has {mask.shape[1]} columns, {width} were expected: the prompt's full "
-                f"{run.input_ids.shape[1]}, {before} generated before and {new} new"
+                f"compress: attention_mask has {mask.shape[1]} columns, {width} were expected: "
+                f"the prompt's full {run.input_ids.shape[1]}, {before} generated before and {new} new"
             )
         if run.shortened and call.get("position_ids") is None:
             rest = {k: v for k, v in zip(self._names, args, strict=False) if k not in kwargs}
@@ -186,15 +147,19 @@ class Decoder:
         ids, mask, embeds = call["input_ids"], call.get("attention_mask"), kwargs["inputs_embeds"]
         tower = self.tower.run
         if tower is None:
-            raise UnsupportedError("compress: image features were computed outside; pass pixel_values inside compress")
-        order = _beam_order(ids == self.adapter.image_token, [t * h * w for t, h, w in tower.grids])
+            raise UnsupportedError(
+                "compress: image features were computed outside; pass pixel_values inside compress"
+            )
+        order = beam_order(ids == self.adapter.image_token, [t * h * w for t, h, w in tower.grids])
         grids = [tower.grids[i] for i in order]
         original = None if tower.original is None else [tower.original[i] for i in order]
         before = self.run
         replay = self.replay
         if before is not None and replay is None and kwargs.get("past_key_values") is None:
-            replay = _same_prompt(before, ids)
-        prompt_length = before.input_ids.shape[1] if before is not None and replay is not self.replay else ids.shape[1]
+            replay = same_prompt(before, ids)
+        prompt_length = (
+            before.input_ids.shape[1] if before is not None and replay is not self.replay else ids.shape[1]
+        )
         layout = read_prompt(ids, mask, self.adapter.image_token, grids, original)
         positions = kwargs.get("position_ids")
         run = new_run(ids[:, :prompt_length], layout, embeds, positions, Ledger(replay), torch.tensor(order))
@@ -205,7 +170,7 @@ class Decoder:
         """Take a prepared run as the one that the next call of the language model belongs to."""
         self._pending = run
 
-    # the prompt ---------------------------------------------------------------------------------------------------
+    # the prompt ---------------------------------------------------------------------------------------------
 
     def _prefill(self, run: Run, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Cut what enters the language model; return its arguments."""
@@ -217,13 +182,15 @@ class Decoder:
         step = self.plan.at("projector")
         if step is not None:
             signals = entry_signals(step.needs, layout, embeds, tower, run.images)
-            assignment = run.ledger.decide(step, self._view(step, embeds, layout, run, signals), layout.images.original)
+            assignment = run.ledger.decide(
+                step, self._view(step, embeds, layout, run, signals), layout.images.original
+            )
             if assignment is not None:
                 after, index = shorten(layout, assignment, self.compact)
                 embeds, layout = move(embeds, layout, assignment, after, index), after
         if layout is run.prompt:
             return kwargs
-        positions = _gather_positions(kwargs.get("position_ids"), layout)
+        positions = gather_positions(kwargs.get("position_ids"), layout)
         columns = torch.arange(layout.length, device=embeds.device).expand_as(layout.slots)
         run.entry = run.current = replace(layout, index=columns)
         mask = layout.valid.long()
@@ -268,7 +235,9 @@ class Decoder:
         step = self.plan.at("decoder", i)
         if step is not None:
             layout = run.current
-            view = self._view(step, hidden, layout, run, self._decoder_signals(step, module, hidden, kwargs, run))
+            view = self._view(
+                step, hidden, layout, run, self._decoder_signals(step, module, hidden, kwargs, run)
+            )
             assignment = run.ledger.decide(step, view, layout.images.original)
             run.taps.pop(i - 1, None)
             if assignment is not None:
@@ -285,7 +254,9 @@ class Decoder:
         }
         if kwargs.get("position_ids") is not None:
             given = kwargs["position_ids"].expand(len(hidden), -1)
-            changed["position_ids"] = given.gather(1, layout.index) if layout.positions is None else layout.positions
+            changed["position_ids"] = (
+                given.gather(1, layout.index) if layout.positions is None else layout.positions
+            )
         return hidden, {**kwargs, **changed}
 
     def _decoder_signals(
@@ -299,7 +270,9 @@ class Decoder:
         signals = decoder_signals(step.needs, layer, self.adapter.text, hidden, tapped, layout, rope)
         return signals | entry_signals(step.needs, run.prompt, run.embeds, None, run.images)
 
-    def _rope(self, run: Run, layout: Layout, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _rope(
+        self, run: Run, layout: Layout, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         """Return cos and sin (B, S, hd) of a layout."""
         if layout is run.entry:
             cos, sin = kwargs["position_embeddings"]
@@ -348,7 +321,7 @@ class Decoder:
 
         return watch
 
-    # tokens after the prompt --------------------------------------------------------------------------------------
+    # tokens after the prompt --------------------------------------------------------------------------------
 
     def _decode(self, run: Run, kwargs: dict[str, Any]) -> dict[str, Any]:
         embeds = kwargs["inputs_embeds"]
@@ -393,35 +366,9 @@ class Decoder:
     def _own_cache(self, run: Run, cache: Any) -> None:
         if run.cache is None or run.cache() is not cache:
             raise UnsupportedError(
-                "compress: this cache was not filled by the latest prefill under the policy; start from the prompt"
+                "compress: this cache was not filled by the latest prefill under the policy; "
+                "start from the prompt"
             )
-
-
-def new_run(
-    input_ids: Tensor, layout: Layout, embeds: Tensor, positions: Tensor | None, ledger: Ledger, images: Tensor
-) -> Run:
-    """Return a run at its start; positions as the language model was given them, (L), (3 or 4, B, L) or None."""
-    if positions is None:
-        first = torch.full((len(embeds),), embeds.shape[1], device=embeds.device)
-    else:
-        rotary = positions[-3:] if positions.ndim == 3 else positions[None]
-        rotary = rotary.expand(-1, len(embeds), -1).masked_fill(~layout.valid, -1)
-        first = rotary.amax((0, 2)) + 1
-    layout = replace(layout, next=first)
-    three = positions is not None and positions.ndim == 3
-    return Run(input_ids, layout, layout, layout, ledger, embeds, three, first, images.to(embeds.device))
-
-
-def _gather_positions(positions: Tensor | None, layout: Layout) -> Tensor:
-    """Return the positions of a layout's rows, from those of the whole prompt or by the layout's own count."""
-    if layout.positions is not None:
-        return layout.positions
-    index = layout.index
-    if positions is None:
-        return index
-    if positions.ndim == 2:
-        return positions.expand(len(index), -1).gather(1, index)
-    return positions.expand(-1, len(index), -1).gather(2, index.expand(len(positions), *index.shape))
 
 
 def _drop_dead(
@@ -436,55 +383,3 @@ def _drop_dead(
     embeds = move(embeds, layout, assignment, after, index)
     width = after.images.place.shape[1]
     return replace(after, images=replace(after.images, size=size[:, :width])), embeds
-
-
-def _same_prompt(run: Run, ids: Tensor) -> Mapping[int, Assignment | None] | None:
-    """Return the decisions to repeat when a call without a cache is the previous one with one more token."""
-    length = run.input_ids.shape[1]
-    if run.cache is None and ids.shape == (len(run.input_ids), run.calls + 1):
-        if torch.equal(ids[:, :length], run.input_ids):
-            return run.ledger.decisions
-    return None
-
-
-def _beam_order(placeholders: Tensor, tokens: list[int]) -> list[int]:
-    """Return the tower's image of each image in the prompts: beams repeat a prompt's images as a group."""
-    found, total = int(placeholders.sum()), sum(tokens)
-    if total == 0 or found % total or len(placeholders) % (found // total):
-        raise UnsupportedError(
-            f"compress: {found} image tokens in the prompts for {total} image features; "
-            "pass pixel_values of exactly the prompts' images"
-        )
-    beams = found // total
-    if beams == 1:
-        return list(range(len(tokens)))
-    order: list[int] = []
-    first = 0
-    for wanted in placeholders[::beams].sum(1).tolist():
-        stop, have = first, 0
-        while have < wanted:
-            have, stop = have + tokens[stop], stop + 1
-        order += list(range(first, stop)) * beams
-        first = stop
-    return order
-
-
-def _check_call(call: Mapping[str, Any]) -> None:
-    """Refuse by name what is not tested."""
-    mask, cache = call.get("attention_mask"), call.get("past_key_values")
-    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-        raise UnsupportedError("compress: attention_mask must have the shape (batch, tokens)")
-    if call.get("pixel_values_videos") is not None or (call.get("mm_encoder_outputs") or {}).get("video") is not None:
-        raise UnsupportedError("compress: videos are not supported yet")
-    if cache is not None:
-        check_cache(cache)
-
-
-def check_cache(cache: Any) -> None:
-    """Refuse every cache but a plain DynamicCache: static, quantised, offloaded and sliding ones are not tested."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    kinds = {type(layer) for layer in getattr(cache, "layers", [])} - {DynamicLayer}
-    if type(cache) is not DynamicCache or kinds or getattr(cache, "offloading", False):
-        name = type(cache).__name__ + "".join(f" with {kind.__name__}" for kind in kinds)
-        raise UnsupportedError(f"compress: cache {name} is not supported; use DynamicCache (the default)")

@@ -1,8 +1,9 @@
 """Site `input`: a processor that shows the model smaller images, and remembers how large they were.
 
-The processor's class is exchanged for a subclass while a policy is attached, so that the user's own object is the one
-that resizes. Budgets of later stages are fractions of the original number of tokens: it is looked up by the prompt's
-tokens when the model is called, because nothing else of an input survives devices and dtypes unchanged.
+The processor's class is exchanged for a subclass while a policy is attached, so that the user's own object is
+the one that resizes. Budgets of later stages are fractions of the original number of tokens: it is looked up by
+the prompt's tokens when the model is called, because nothing else of an input survives devices and dtypes
+unchanged.
 """
 
 from __future__ import annotations
@@ -61,10 +62,14 @@ class WrappedProcessor:
         if self.rule.fixed is not None:
             side = sizes[0][1][0] * unit
             kwargs = {
-                **kwargs, "size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side},
+                **kwargs,
+                "size": {"shortest_edge": side},
+                "crop_size": {"height": side, "width": side},
             }
         else:
-            smaller = iter(_shrunk(p, (c * unit, r * unit)) for p, (_, (r, c)) in zip(flat, sizes, strict=True))
+            smaller = iter(
+                _shrunk(p, (c * unit, r * unit)) for p, (_, (r, c)) in zip(flat, sizes, strict=True)
+            )
             images = _rebuilt(images, smaller)
             # the smallest size that is allowed must not blow a small grid up again
             kwargs = {**kwargs, "min_pixels": unit**2, "max_pixels": self.rule.max_pixels}
@@ -110,7 +115,9 @@ def _rows(ids: Any, mask: Any, image_token: int) -> list[tuple[_Key, int]]:
     """Return each prompt without its padding, and how many image tokens it has."""
     rows = ids.tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
     masks = [[1] * len(row) for row in rows] if mask is None else [list(map(int, m)) for m in mask]
-    keys = [tuple(i for i, real in zip(row, m, strict=True) if real) for row, m in zip(rows, masks, strict=True)]
+    keys = [
+        tuple(i for i, real in zip(row, m, strict=True) if real) for row, m in zip(rows, masks, strict=True)
+    ]
     return [(key, key.count(image_token)) for key in keys]
 
 

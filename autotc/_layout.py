@@ -1,4 +1,6 @@
-"""Which tokens of a prompt are where, as a prefill gets shorter, and the attention masks that follow from it."""
+"""Which tokens of a prompt are where, as a prefill gets shorter, and the attention masks that follow from
+it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Images:
         valid: (I, N) bool.
         source: (I, N) int64, the token's index in its image.
         size: (I, N) float, how many originals it stands for.
-        original: tokens of each image before any stage, an `input` stage included; budgets are fractions of it.
+        original: tokens of each image before any stage, an `input` stage included; budgets are fractions of
+            it.
         grids: (t, h, w) of each image as it entered the tower.
     """
 
@@ -95,7 +98,9 @@ class Layout:
         return (self.valid * columns).argmax(1)
 
     def text_rows(self) -> tuple[Tensor, Tensor]:
-        """Return where the text tokens behind each image stand, (I, T), and which of them are real, (I, T)."""
+        """Return where the text tokens behind each image stand, (I, T), and which of them are real, (I,
+        T).
+        """
         if "text" in self.cached:
             found: tuple[Tensor, Tensor] = self.cached["text"]
             return found
@@ -144,9 +149,15 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def read_prompt(
-    input_ids: Tensor, mask: Tensor | None, image_token: int, grids: Sequence[Grid], original: Sequence[int] | None
+    input_ids: Tensor,
+    mask: Tensor | None,
+    image_token: int,
+    grids: Sequence[Grid],
+    original: Sequence[int] | None,
 ) -> Layout:
-    """Return the layout of whole prompts: placeholders in (batch, column) order belong to the images in order."""
+    """Return the layout of whole prompts: placeholders in (batch, column) order belong to the images in
+    order.
+    """
     b, n = input_ids.shape
     device = input_ids.device
     valid = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()

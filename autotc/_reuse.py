@@ -1,15 +1,15 @@
-"""Many policies on one prefill: capture once what no policy has touched yet, start each policy at its first site.
+"""Many policies on one prefill: capture once what no policy has touched, start each policy at its first site.
 
     prefix = capture(model, inputs)                      # once a batch, without any policy attached
     with compress(model, policy) as compression:
-        state = resume(compression, prefix)              # policies whose first site is `projector` or `decoder`
+        state = resume(compression, prefix)              # first site `projector` or `decoder`
         state = prefill(compression, inputs)             # any policy, from the pixels on; the same logits
         logits = score(compression, state, answer_ids)   # (B, T, V): position t predicts answer_ids[:, t]
 
 `state.logits` (B, V) predicts the first answer token, `state.trace` says what each stage kept, and
-`resume(compression, other_prefix, decisions=state.decisions)` repeats the decisions under another question on the
-same images. Logits equal those of the model under `compress` bit for bit. Several states may live at the same time;
-a state is used together with the compression that made it. Prompts are padded on the left.
+`resume(compression, other_prefix, decisions=state.decisions)` repeats the decisions under another question on
+the same images. Logits equal those of the model under `compress` bit for bit. Several states may live at the
+same time; a state is used together with the compression that made it. Prompts are padded on the left.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from autotc._decoder import Decoder, Run, new_run
+from autotc._decoder import Decoder
 from autotc._layout import Layout
+from autotc._run import Run, new_run
 from autotc._signals import Tapped
 from autotc._stages import Ledger, Plan
 from autotc._tap import Tap, Watcher
@@ -46,8 +47,8 @@ class Prefix:
         input_ids: (B, L).
         layout: of the whole prompts.
         text: what the language model was called with (`inputs_embeds`, `attention_mask`, `position_ids`).
-        hidden: for each decoder layer, (B, L, D) entering it; empty when given up to save memory, together with
-            `arguments`, `taps` and `cache`: policies then start where the language model is entered.
+        hidden: for each decoder layer, (B, L, D) entering it; empty when given up to save memory, together
+            with `arguments`, `taps` and `cache`: policies then start where the language model is entered.
         arguments: for each decoder layer, its other arguments.
         taps: for each decoder layer, last and text queries and all keys.
         cache: the filled cache; never written to again.
@@ -105,8 +106,11 @@ class _Recorder:
 
     def __init__(self, model: nn.Module, signals: Sequence[str]) -> None:
         self.adapter = adapter_for(model)
-        reference = ModelRef(family=self.adapter.name, decoder_layers=max(2, len(self.adapter.layers)),
-                             vision_blocks=len(self.adapter.blocks))
+        reference = ModelRef(
+            family=self.adapter.name,
+            decoder_layers=max(2, len(self.adapter.layers)),
+            vision_blocks=len(self.adapter.blocks),
+        )
         plan = Plan(Policy(model=reference))
         self.tower = Tower(self.adapter, plan, set(signals))
         self.decoder = Decoder(self.adapter, plan, False, self.tower)
@@ -231,8 +235,12 @@ def resume(
     if compression.plan.of("vision"):
         raise ValueError("resume: the policy starts in the vision tower; use prefill")
     run = new_run(
-        prefix.input_ids, prefix.layout, prefix.text["inputs_embeds"], prefix.text["position_ids"],
-        Ledger(decisions), prefix.images,
+        prefix.input_ids,
+        prefix.layout,
+        prefix.text["inputs_embeds"],
+        prefix.text["position_ids"],
+        Ledger(decisions),
+        prefix.images,
     )
     compression.tower.run = prefix.tower
     steps = compression.plan.of("decoder")

@@ -1,7 +1,7 @@
 """The rows of a vision tower: which belong to which visual token, and how they are cut.
 
-Two forms: `Batched`, one sequence an image behind some prefix rows (CLIP); `Packed`, all images in one sequence, in
-the tower's own order, each token a group of consecutive rows (Qwen).
+Two forms: `Batched`, one sequence an image behind some prefix rows (CLIP); `Packed`, all images in one
+sequence, in the tower's own order, each token a group of consecutive rows (Qwen).
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class TowerRows(Protocol):
     size: Tensor
 
     def tokens(self, hidden: Tensor) -> Tensor:
-        """Return the visual tokens (I, N, D); a group's rows side by side would be D = members x width: their mean."""
+        """Return the visual tokens (I, N, D); a group's rows side by side would be D = members x width:
+        their mean.
+        """
 
     def shorten(self, hidden: Tensor, assignment: Assignment) -> Tensor:
         """Apply an assignment on the tokens and remember it; return the shorter hidden state."""
@@ -138,7 +140,9 @@ class Packed(_Rows):
         order: for each place, the token's index over all images; None: the same order.
     """
 
-    def __init__(self, counts: Sequence[int], members: int, order: Tensor | None, device: torch.device) -> None:
+    def __init__(
+        self, counts: Sequence[int], members: int, order: Tensor | None, device: torch.device
+    ) -> None:
         super().__init__(counts, device)
         self.members, self.total = members, sum(counts)
         order = torch.arange(self.total, device=device) if order is None else order

@@ -30,8 +30,12 @@ class Plan:
     def __init__(self, policy: Policy, signals_absent: tuple[str, ...] = ()) -> None:
         available = set(SIGNALS) - set(signals_absent)
         self.steps = tuple(
-            Step(i, stage, reducer := make_reducer(stage.reducer, stage.params),
-                 resolve_needs(type(reducer), available)[0])
+            Step(
+                i,
+                stage,
+                reducer := make_reducer(stage.reducer, stage.params),
+                resolve_needs(type(reducer), available)[0],
+            )
             for i, stage in enumerate(policy.stages)
         )
 
@@ -53,10 +57,12 @@ class Plan:
 
 @dataclass
 class Ledger:
-    """What one prefill decides: an assignment a stage (none where it changed nothing) and asked and kept counts.
+    """What one prefill decides: an assignment a stage (none where it changed nothing) and asked and kept
+    counts.
 
     Args:
-        replay: decisions to repeat instead of asking the reducers, e.g. those of another question on the same image.
+        replay: decisions to repeat instead of asking the reducers, e.g. those of another question on the
+            same image.
     """
 
     replay: Mapping[int, Assignment | None] | None = None

@@ -1,7 +1,8 @@
 """Signals out of the attention function, without eager attention.
 
-An attention module that is watched hands its queries and keys to a watcher and then runs the model's own attention
-function, so that the output is bit-identical. A watcher may also return a mask to use instead of the one given.
+An attention module that is watched hands its queries and keys to a watcher and then runs the model's own
+attention function, so that the output is bit-identical. A watcher may also return a mask to use instead of the
+one given.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Tap:
     """Watches attention modules until `close`.
 
     Args:
-        watchers: attention module -> called with queries (B, H, R, hd), keys (B, G, S, hd), the mask and the scale.
+        watchers: attention module -> called with queries (B, H, R, hd), keys (B, G, S, hd), the mask and
+            the scale.
     """
 
     def __init__(self, watchers: dict[nn.Module, Watcher]) -> None:
@@ -57,13 +59,20 @@ def _distinct(configs: Iterable[Any]) -> list[Any]:
 
 
 def _register(base: str) -> None:
-    """Register the tapped twin of an attention function, and a mask function of the same name (else masks are lost)."""
+    """Register the tapped twin of an attention function, and a mask function of the same name (else masks
+    are lost).
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     def tapped(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
     ) -> Any:
         own = ALL_ATTENTION_FUNCTIONS[base] if base != "eager" else _eager(module)
         watcher: Watcher | None = getattr(module, _WATCH, None)
@@ -100,7 +109,9 @@ def attention_rows(queries: Tensor, keys: Tensor, seen: Tensor, scale: float) ->
     return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def received_sum(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float, real: Tensor | None) -> Tensor:
+def received_sum(
+    queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float, real: Tensor | None
+) -> Tensor:
     """Return the attention that each key receives, summed over (real) query rows: (B, H, S).
 
     Args:

@@ -1,8 +1,9 @@
 """Site `vision`: the tower's sequence gets shorter inside, and signals of its last block.
 
-Reductions keep the number of features: what comes out of the projector is scattered back to full length, with zeros
-where tokens are gone, and the language model's side removes those rows. So the model's own checks, reshapes and
-window orders hold. A visual token is one row (CLIP) or a whole group of rows (2x2 patches on Qwen).
+Reductions keep the number of features: what comes out of the projector is scattered back to full length,
+with zeros where tokens are gone, and the language model's side removes those rows. So the model's own checks,
+reshapes and window orders hold. A visual token is one row (CLIP) or a whole group of rows (2x2 patches on
+Qwen).
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from autotc.assignment import Assignment
 from autotc.errors import UnsupportedError
 from autotc.reducer import Signals, TokenView
 
-LAST = {"cls_attention": "cls", "received_attention": "received", "vision_keys": "keys", "features": "features"}
+LAST = {
+    "cls_attention": "cls",
+    "received_attention": "received",
+    "vision_keys": "keys",
+    "features": "features",
+}
 BLOCK = {"block_cls_attention": "cls", "block_received_attention": "received", "block_keys": "keys"}
 
 
@@ -83,7 +89,9 @@ class Tower:
         wanted: dict[int, set[str]] = {}
         for step in self.plan.of("vision"):
             if set(step.needs) & set(BLOCK):
-                wanted.setdefault(self._seen_by(step), set()).update(BLOCK[n] for n in step.needs if n in BLOCK)
+                wanted.setdefault(self._seen_by(step), set()).update(
+                    BLOCK[n] for n in step.needs if n in BLOCK
+                )
         last = self.adapter.blocks_used - 1
         biases = [s.stage.layer or 0 for s in self.plan.of("vision") if s.reducer.size_bias]
         out: dict[nn.Module, Watcher] = {}
@@ -116,9 +124,11 @@ class Tower:
             step = self.plan.at("vision", i)
             inside = step is not None and step.reducer.where == "after_attention"
             hooks.append(
-                block.register_forward_pre_hook(partial(self._enter_block, None if inside else step), with_kwargs=True)
+                block.register_forward_pre_hook(
+                    partial(self._enter_block, None if inside else step), with_kwargs=True
+                )
             )
-            if inside:
+            if step is not None and inside:
                 block.forward = partial(self._halves, block, step)
                 self._replaced.append(block)
         return hooks
@@ -129,7 +139,7 @@ class Tower:
             del block.forward
         self._replaced = []
 
-    # one call -----------------------------------------------------------------------------------------------------
+    # one call -----------------------------------------------------------------------------------------------
 
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         grids = self.adapter.tower_grids(args, kwargs)
@@ -150,8 +160,8 @@ class Tower:
         original = None if self.given is None else list(self.given)
         if self.resized and (original is None or len(original) != len(grids)):
             raise UnsupportedError(
-                "compress: the policy resizes images, but these inputs were not made by the wrapped processor; "
-                "make them with the processor given to compress, inside the with block"
+                "compress: the policy resizes images, but these inputs were not made by the wrapped "
+                "processor; make them with the processor given to compress, inside the with block"
             )
         return TowerRun(list(grids), original, rows, Ledger(self.replay))
 
@@ -209,7 +219,13 @@ class Tower:
         return run.rows.scatter(output) if run is not None and run.cut else None
 
     def _watch(
-        self, block: set[str], last: set[str], queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float
+        self,
+        block: set[str],
+        last: set[str],
+        queries: Tensor,
+        keys: Tensor,
+        mask: Tensor | None,
+        scale: float,
     ) -> Tensor | None:
         """Compute what was asked for from one attention call; Qwen calls once a window."""
         run = self.run

@@ -1,7 +1,7 @@
-"""How one model family exposes its numbers and its modules; lookup by alias, Hugging Face id, folder or config.
+"""How a model family exposes its numbers and modules; lookup by alias, Hugging Face id, folder or config.
 
-A family is one file in `autotc/adapters/`: model types, aliases, anatomy and paths. It names no method and holds no
-mechanism; `autotc.apply` does the cutting with what is declared here.
+A family is one file in `autotc/adapters/`: model types, aliases, anatomy and paths. It names no method and
+holds no mechanism; `autotc.apply` does the cutting with what is declared here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Grid = tuple[int, int, int]
 class ModelAdapter:
     """Base of all model families: class data describe the family, an instance describes one built model.
 
-    Class data: `name` (the module's name), `model_types` (`config.model_type` values), `aliases` (alias -> id and
-    config numbers in Hugging Face form), `sites` and `positions` (what is tested), `signals_absent` (signals of
-    `autotc.reducer.SIGNALS` that the family cannot give), `token_members` (tower rows that make one visual token),
-    `tower_prefix` (rows before the patches; 0 where the tower packs all images into one sequence).
+    Class data: `name` (the module's name), `model_types` (`config.model_type` values), `aliases` (alias ->
+    id and config numbers in Hugging Face form), `sites` and `positions` (what is tested), `signals_absent`
+    (signals of `autotc.reducer.SIGNALS` that the family cannot give), `token_members` (tower rows that make
+    one visual token), `tower_prefix` (rows before the patches; 0 where the tower packs all images into one sequence).
 
     Args:
         model: a built `...ForConditionalGeneration`.
@@ -45,10 +45,10 @@ class ModelAdapter:
     tower_prefix: ClassVar[int] = 0
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self.model: Any = model
         self.config: Any = model.config
 
-    # numbers ------------------------------------------------------------------------------------------------------
+    # numbers ------------------------------------------------------------------------------------------------
 
     @classmethod
     def anatomy(cls, config: Mapping[str, Any], id: str) -> Anatomy:
@@ -61,13 +61,15 @@ class ModelAdapter:
         return rule
 
     def prompt_positions(self, mask: Tensor) -> Tensor | None:
-        """Return the rotary positions `generate` gives a prompt with this (B, L) mask; None: the model finds them."""
+        """Return the rotary positions `generate` gives a prompt with this (B, L) mask; None: the model
+        finds them.
+        """
         return None
 
-    # modules ------------------------------------------------------------------------------------------------------
+    # modules ------------------------------------------------------------------------------------------------
 
     @property
-    def core(self) -> nn.Module:
+    def core(self) -> Any:
         """The model without its language-model head."""
         return self.model.model
 
@@ -77,17 +79,17 @@ class ModelAdapter:
         return self.core.language_model
 
     @property
-    def layers(self) -> nn.ModuleList:
+    def layers(self) -> Any:
         """The decoder layers."""
         return self.text.layers
 
     @property
-    def tower(self) -> nn.Module:
+    def tower(self) -> Any:
         """The vision tower, one call for all images of a prefill."""
         raise NotImplementedError
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Any:
         """The tower's blocks."""
         raise NotImplementedError
 
@@ -97,28 +99,28 @@ class ModelAdapter:
         return len(self.blocks)
 
     @property
-    def projector(self) -> nn.Module:
+    def projector(self) -> Any:
         """The module that turns tower rows into language-model tokens."""
         raise NotImplementedError
 
-    def attention(self, block: nn.Module) -> nn.Module:
+    def attention(self, block: Any) -> Any:
         """The attention module of a tower block (the one that calls the attention function)."""
         raise NotImplementedError
 
-    def attend(self, block: nn.Module, hidden: Tensor, **kwargs: Any) -> Tensor:
+    def attend(self, block: Any, hidden: Tensor, **kwargs: Any) -> Tensor:
         """The first half of a tower block: residual plus attention."""
         raise NotImplementedError
 
-    def feed(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def feed(self, block: Any, hidden: Tensor) -> Tensor:
         """The second half of a tower block: residual plus MLP."""
         raise NotImplementedError
 
     @property
     def image_token(self) -> int:
         """The id of the placeholder that stands for one visual token."""
-        return self.config.image_token_id
+        return int(self.config.image_token_id)
 
-    # geometry -----------------------------------------------------------------------------------------------------
+    # geometry -----------------------------------------------------------------------------------------------
 
     def tower_grids(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Grid]:
         """Return the token grid of each image from the arguments of a call of the tower."""
@@ -129,7 +131,8 @@ class ModelAdapter:
         return None
 
     def tower_order(self, grids: Sequence[Grid], device: torch.device) -> Tensor | None:
-        """Return for each place of the tower's own order the language-model index, over all images; None: the same.
+        """Return for each place of the tower's own order the language-model index, over all images; None:
+        the same.
 
         The unit is a visual token (a group of `token_members` rows), images stay contiguous.
         """
@@ -189,7 +192,7 @@ def family_of(model_type: str) -> type[ModelAdapter]:
     raise ModelError(f"model_type {model_type!r} is not supported. {nearest(model_type, covered)}")
 
 
-def adapter_for(model: nn.Module) -> ModelAdapter:
+def adapter_for(model: Any) -> ModelAdapter:
     """Return the adapter of a built model."""
     return family_of(model.config.model_type)(model)
 
@@ -198,8 +201,8 @@ def anatomy(config: Any) -> Anatomy:
     """Return the numbers of a model.
 
     Args:
-        config: an alias, a Hugging Face id of an alias or in the local cache, a folder with a `config.json`, a
-            Hugging Face config, a dictionary in that form, or a built model.
+        config: an alias, a Hugging Face id of an alias or in the local cache, a folder with a
+            `config.json`, a Hugging Face config, a dictionary in that form, or a built model.
 
     Raises:
         ModelError: unknown or unsupported model.
@@ -218,7 +221,9 @@ def anatomy(config: Any) -> Anatomy:
 
 
 def _from_dict(data: Mapping[str, Any], id: str, folder: Path | None) -> Anatomy:
-    """Complete a config dictionary through its Hugging Face class (old flat files, defaults), then read it."""
+    """Complete a config dictionary through its Hugging Face class (old flat files, defaults), then read
+    it.
+    """
     model_type = data.get("model_type")
     if not isinstance(model_type, str):
         raise ModelError(f"{id}: the config has no 'model_type'")

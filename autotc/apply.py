@@ -3,9 +3,9 @@
     with autotc.compress(model, policy):
         model.generate(**inputs)
 
-Parts: `_layout` (which tokens are where), `_decoder` (sites `projector` and `decoder`), `_tower` and `_rows` (site
-`vision`), `_inputs` (site `input`), `_tap` and `_signals` (what reducers look at), `_reuse` (many policies on one
-prefill: `capture`, `resume`, `prefill`, `score`).
+Parts: `_layout` (which tokens are where), `_run` (one prefill), `_decoder` (sites `projector` and `decoder`),
+`_tower` and `_rows` (site `vision`), `_inputs` (site `input`), `_tap` and `_signals` (what reducers look at),
+`_reuse` (many policies on one prefill: `capture`, `resume`, `prefill`, `score`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autotc._decoder import Decoder, check_cache
+from autotc._decoder import Decoder
 from autotc._inputs import WrappedProcessor
 from autotc._reuse import Prefilled, Prefix, capture, prefill, resume, score
+from autotc._run import check_cache
 from autotc._stages import Plan
 from autotc._tap import BASES, Tap, base_name
 from autotc._tower import Tower
@@ -34,7 +35,15 @@ from autotc.policy import Policy
 from autotc.reducer import SIGNALS, make_reducer, reducers, resolve_needs
 
 __all__ = [
-    "Compression", "Prefilled", "Prefix", "capture", "check", "compress", "prefill", "resume", "score",
+    "Compression",
+    "Prefilled",
+    "Prefix",
+    "capture",
+    "check",
+    "compress",
+    "prefill",
+    "resume",
+    "score",
 ]
 
 _ATTACHED = "_autotc_compression"
@@ -51,14 +60,17 @@ def check(policy: Policy, anatomy: Anatomy) -> None:
     """Check that a policy's reducers exist and that it fits a model.
 
     Raises:
-        PolicyError: another family or depth, an unknown reducer or parameter, a reducer at a site it is not made
+        PolicyError: another family or depth, an unknown reducer or parameter, a reducer at a site it is not
+        made
             for, a layer out of range; the message names the JSON path.
         UnsupportedError: something that this family does not support: positions, a signal, a site.
     """
     family = adapters.get(anatomy.family)
     depth = (anatomy.decoder.layers, anatomy.vision.blocks)
     if policy.model.family != anatomy.family:
-        raise PolicyError(f"model.family: the policy is for {policy.model.family!r}, the model is {anatomy.family!r}")
+        raise PolicyError(
+            f"model.family: the policy is for {policy.model.family!r}, the model is {anatomy.family!r}"
+        )
     if (policy.model.decoder_layers, policy.model.vision_blocks) != depth:
         raise PolicyError(
             f"model: the policy is for {policy.model.decoder_layers} decoder layers and "
@@ -94,7 +106,8 @@ def check(policy: Policy, anatomy: Anatomy) -> None:
         missing = resolve_needs(type(reducer), available)[1]
         if missing:
             raise UnsupportedError(
-                f"{where}.reducer: {stage.reducer} needs {', '.join(missing)}, which {anatomy.family} does not have"
+                f"{where}.reducer: {stage.reducer} needs {', '.join(missing)}, "
+                f"which {anatomy.family} does not have"
             )
         if reducer.size_bias and stage.site != "vision":
             raise UnsupportedError(f"{where}.reducer: size bias is only supported at site 'vision'")
@@ -118,8 +131,8 @@ class Compression:
         plan = Plan(policy, self.adapter.signals_absent)
         if plan.of("input") and processor is None:
             raise UnsupportedError(
-                "compress: an 'input' stage resizes images before the model sees them: pass processor=..., and make "
-                "the inputs with it inside the with block"
+                "compress: an 'input' stage resizes images before the model sees them: pass "
+                "processor=..., and make the inputs with it inside the with block"
             )
         self.tower = Tower(self.adapter, plan, plan.needs("projector"))
         self.decoder = Decoder(self.adapter, plan, policy.positions == "compact", self.tower)
@@ -145,7 +158,9 @@ class Compression:
             self._tap = Tap(watchers)
         step = self.plan.at("input")
         if step is not None:
-            self._wrapped = WrappedProcessor(processor, step.stage, self.anatomy.image, self.adapter.image_token)
+            self._wrapped = WrappedProcessor(
+                processor, step.stage, self.anatomy.image, self.adapter.image_token
+            )
             self.decoder.announce = self._announce
         model: Any = self.model
         model.generate = functools.partial(_checked_generate, self, model.generate)
@@ -190,7 +205,9 @@ class Compression:
 
     @property
     def trace(self) -> list[dict[str, Any]]:
-        """What the latest prefill did: a record a stage with `stage`, `asked` (I,) and `kept` (I,), I images."""
+        """What the latest prefill did: a record a stage with `stage`, `asked` (I,) and `kept` (I,), I
+        images.
+        """
         run = self.decoder.run
         return [] if run is None else run.ledger.trace
 
@@ -211,7 +228,9 @@ class Compression:
 
     @property
     def assignments(self) -> list[Tensor]:
-        """What became of each image: (K, N) weights of the latest prefill, stages composed, over original tokens."""
+        """What became of each image: (K, N) weights of the latest prefill, stages composed, over original
+        tokens.
+        """
         return composed(self)
 
 
@@ -248,7 +267,8 @@ def compress(model: nn.Module, policy: Policy, processor: Any = None) -> Compres
         A context manager with `.remove()` and `.trace`.
 
     Raises:
-        PolicyError, UnsupportedError: see `check`; also an attention implementation, a sliding window, a sharded
+        PolicyError, UnsupportedError: see `check`; also an attention implementation, a sliding window, a
+        sharded
             model or a second policy on the same model.
     """
     if policy.status == "unverified" and policy.stages:
@@ -264,8 +284,8 @@ def _warn_unverified(policy: Policy) -> None:
     if policy.id not in _warned:
         _warned.add(policy.id)
         warnings.warn(
-            "autotc: this policy is unverified on this model; check it with: autotc verify policy.json --model DIR "
-            "--data FILE",
+            "autotc: this policy is unverified on this model; check it with: "
+            "autotc verify policy.json --model DIR --data FILE",
             stacklevel=3,
         )
 
@@ -274,7 +294,10 @@ def _check_model(model: nn.Module, adapter: ModelAdapter) -> None:
     """Refuse by name what is not tested."""
     if getattr(model, _ATTACHED, None) is not None:
         raise UnsupportedError("compress: the model already has a policy; remove it first (handle.remove())")
-    towers = [("language model", adapter.text.config), ("vision tower", getattr(adapter.tower, "config", None))]
+    towers = [
+        ("language model", adapter.text.config),
+        ("vision tower", getattr(adapter.tower, "config", None)),
+    ]
     for what, config in towers:
         implementation = base_name(getattr(config, "_attn_implementation", None))
         if implementation not in BASES:
@@ -284,9 +307,13 @@ def _check_model(model: nn.Module, adapter: ModelAdapter) -> None:
             )
     kinds: Sequence[str] = getattr(adapter.text.config, "layer_types", None) or ()
     if set(kinds) - {"full_attention"}:
-        raise UnsupportedError("compress: sliding-window attention is not supported; use full attention layers only")
+        raise UnsupportedError(
+            "compress: sliding-window attention is not supported; use full attention layers only"
+        )
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        raise UnsupportedError("compress: a model sharded over several devices is not supported; load it on one")
+        raise UnsupportedError(
+            "compress: a model sharded over several devices is not supported; load it on one"
+        )
 
 
 def _checked_generate(compression: Compression, generate: Any, *args: Any, **kwargs: Any) -> Any:
@@ -297,7 +324,9 @@ def _checked_generate(compression: Compression, generate: Any, *args: Any, **kwa
             raise UnsupportedError(f"compress: generate({name}=...): {what} is not supported; leave it out")
     kind = kwargs.get("cache_implementation") or getattr(config, "cache_implementation", None)
     if kind not in (None, "dynamic"):
-        raise UnsupportedError(f"compress: generate(cache_implementation={kind!r}) is not supported; leave it out")
+        raise UnsupportedError(
+            f"compress: generate(cache_implementation={kind!r}) is not supported; leave it out"
+        )
     if kwargs.get("past_key_values") is not None:
         check_cache(kwargs["past_key_values"])
     ids = kwargs.get("input_ids", args[0] if args else kwargs.get("inputs"))

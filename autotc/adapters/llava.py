@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from autotc.adapter import Grid, ModelAdapter
 from autotc.anatomy import Anatomy, DecoderAnatomy, ImageRule, VisionAnatomy
@@ -16,18 +16,36 @@ def _config(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
     return {
         "model_type": "llava",
         "text_config": {
-            "model_type": "llama", "hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": 32064,
-            "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "attention_bias": False, "mlp_bias": False,
+            "model_type": "llama",
+            "hidden_size": width,
+            "intermediate_size": mlp,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "vocab_size": 32064,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "attention_bias": False,
+            "mlp_bias": False,
         },
         "vision_config": {
-            "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096,
-            "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
-            "num_channels": 3, "projection_dim": 768,
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "num_channels": 3,
+            "projection_dim": 768,
         },
-        "image_token_index": 32000, "image_seq_length": 576, "projector_hidden_act": "gelu",
-        "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
-        "multimodal_projector_bias": True, "tie_word_embeddings": False,
+        "image_token_index": 32000,
+        "image_seq_length": 576,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "multimodal_projector_bias": True,
+        "tie_word_embeddings": False,
     }
 
 
@@ -43,7 +61,7 @@ class Llava(ModelAdapter):
     positions = ("original", "compact")
     tower_prefix = 1
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         _require_clip(self.config.to_dict())
 
@@ -79,11 +97,11 @@ class Llava(ModelAdapter):
         return Anatomy(cls.name, id, rule, tower, decoder, _parameters(tower, decoder, config, rule))
 
     @property
-    def tower(self) -> nn.Module:
+    def tower(self) -> Any:
         return self.core.vision_tower
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Any:
         return self.core.vision_tower.encoder.layers
 
     @property
@@ -91,17 +109,19 @@ class Llava(ModelAdapter):
         return _blocks_used(len(self.blocks), self.config.vision_feature_layer)
 
     @property
-    def projector(self) -> nn.Module:
+    def projector(self) -> Any:
         return self.core.multi_modal_projector
 
-    def attention(self, block: nn.Module) -> nn.Module:
+    def attention(self, block: Any) -> Any:
         return block.self_attn
 
-    def attend(self, block: nn.Module, hidden: Tensor, **kwargs: Any) -> Tensor:
-        return hidden + block.self_attn(hidden_states=block.layer_norm1(hidden), **kwargs)[0]
+    def attend(self, block: Any, hidden: Tensor, **kwargs: Any) -> Tensor:
+        out: Tensor = hidden + block.self_attn(hidden_states=block.layer_norm1(hidden), **kwargs)[0]
+        return out
 
-    def feed(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        return hidden + block.mlp(block.layer_norm2(hidden))
+    def feed(self, block: Any, hidden: Tensor) -> Tensor:
+        out: Tensor = hidden + block.mlp(block.layer_norm2(hidden))
+        return out
 
     def tower_grids(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Grid]:
         pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
@@ -128,14 +148,19 @@ def _require_clip(config: Mapping[str, Any]) -> None:
     tower, text = config["vision_config"]["model_type"], config["text_config"]["model_type"]
     if tower != "clip_vision_model" or text not in ("llama", "vicuna"):
         raise UnsupportedError(
-            f"llava: a {tower} tower with a {text} language model is not supported, only clip_vision_model with llama"
+            f"llava: a {tower} tower with a {text} language model is not supported, "
+            "only clip_vision_model with llama"
         )
     if config["vision_feature_select_strategy"] != "default":
-        raise UnsupportedError("llava: vision_feature_select_strategy: only 'default' (without the CLS row) is supported")
+        raise UnsupportedError(
+            "llava: vision_feature_select_strategy: only 'default' (without the CLS row) is supported"
+        )
 
 
 def _parameters(v: VisionAnatomy, d: DecoderAnatomy, config: Mapping[str, Any], rule: ImageRule) -> int:
-    """Count the weights: embeddings and layer norms of CLIP, the projector, Llama's layers (optional biases)."""
+    """Count the weights: embeddings and layer norms of CLIP, the projector, Llama's layers (optional
+    biases).
+    """
     side = (rule.fixed or 0) // rule.patch
     block = 4 * v.width**2 + 4 * v.width + 2 * v.width * v.mlp + v.mlp + v.width + 4 * v.width
     tower = v.width + v.patch_inputs * v.width + (side**2 + 1) * v.width + v.blocks * block + 4 * v.width

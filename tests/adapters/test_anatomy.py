@@ -1,4 +1,6 @@
-"""Anatomy from configs: aliases, folders, built models; the number of parameters equals the built module's."""
+"""Anatomy from configs: aliases, folders, built models; the number of parameters equals the built
+module's.
+"""
 
 import json
 

@@ -15,7 +15,9 @@ ALL = ("vision", "projector", "decoder")
 
 
 def _chosen(view: TokenView, budget: Budget) -> torch.Tensor:
-    """Mark tokens by a fixed scramble of their sources; an image keeps 0 to 3 fewer than it may, by its content."""
+    """Mark tokens by a fixed scramble of their sources; an image keeps 0 to 3 fewer than it may, by its
+    content.
+    """
     count = budgets(view, budget)
     fewer = view.image[:, :1].sum(1) + 2 * (view.x.double().sum((1, 2)) > 0)
     count = torch.maximum(count - fewer, count.clamp_max(1))

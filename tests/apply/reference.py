@@ -1,7 +1,8 @@
 """Two independent ways to run a policy's decisions, neither of which uses the engine.
 
 `masked`: nothing is removed; from the stage's layer on nobody sees the dropped tokens.
-`driven`: prompts one by one, without padding; token matrices are multiplied by `dense()` and the layers called in turn.
+`driven`: prompts one by one, without padding; token matrices are multiplied by `dense()` and the layers
+called in turn.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def image_columns(ids: Tensor, image_token: int, counts: list[int]) -> list[tupl
 def last_residual(model: Any) -> Iterator[list[Tensor]]:
     """Record the state of the last position that enters the final norm, one entry a call."""
     seen: list[Tensor] = []
-    handle = model.model.language_model.norm.register_forward_pre_hook(lambda m, args: seen.append(args[0][:, -1]))
+    handle = model.model.language_model.norm.register_forward_pre_hook(
+        lambda m, args: seen.append(args[0][:, -1])
+    )
     try:
         yield seen
     finally:
@@ -57,8 +60,12 @@ def last_residual(model: Any) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def masked(model: Any, policy: Policy, kept: Kept, inputs: dict[str, Tensor], counts: list[int]) -> Iterator[None]:
-    """Make a stock model blind for dropped tokens, in the prompt and in every later step; beams repeat prompts."""
+def masked(
+    model: Any, policy: Policy, kept: Kept, inputs: dict[str, Tensor], counts: list[int]
+) -> Iterator[None]:
+    """Make a stock model blind for dropped tokens, in the prompt and in every later step; beams repeat
+    prompts.
+    """
     ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
     core, length = model.model, ids.shape[1]
     where = image_columns(ids, model.config.image_token_id, counts)
@@ -85,7 +92,9 @@ def masked(model: Any, policy: Policy, kept: Kept, inputs: dict[str, Tensor], co
             rows = torch.arange(past, past + new)[:, None]
             allowed = seen[:, None, None, :] & (torch.arange(past + new)[None] <= rows)
             allowed = allowed | (torch.arange(past + new)[None] == rows)
-            mask = torch.zeros(allowed.shape, dtype=hidden.dtype).masked_fill(~allowed, torch.finfo(hidden.dtype).min)
+            mask = torch.zeros(allowed.shape, dtype=hidden.dtype).masked_fill(
+                ~allowed, torch.finfo(hidden.dtype).min
+            )
             return args, {**kwargs, "attention_mask": mask}
 
         return hook
@@ -108,28 +117,41 @@ def _masked_tower(model: Any, policy: Policy, kept: Kept) -> Iterator[None]:
     grids: list[Any] = []
     handles, changed = [], []
     if not clip:
-        handles.append(model.model.visual.register_forward_pre_hook(
-            lambda m, args, kwargs: grids.append(kwargs.get("grid_thw", args[1] if len(args) > 1 else None)),
-            with_kwargs=True,
-        ))
+        handles.append(
+            model.model.visual.register_forward_pre_hook(
+                lambda m, args, kwargs: grids.append(
+                    kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
+                ),
+                with_kwargs=True,
+            )
+        )
     for i, block in enumerate(blocks):
         now = [stage for stage, s in stages if (s.layer or 0) <= i]
         if not now:
             continue
         if clip:
+
             def hook(module: Any, args: Any, kwargs: dict[str, Any], stage: int = now[-1]) -> Any:
                 hidden = args[0]
                 mask = torch.zeros(len(hidden), 1, 1, hidden.shape[1], dtype=hidden.dtype)
                 for image, mine in enumerate(kept[stage]):
                     gone = sorted(set(range(hidden.shape[1] - 1)) - set(mine))
                     mask[image, 0, 0, [1 + g for g in gone]] = torch.finfo(hidden.dtype).min
-                return (hidden,), {**{k: v for k, v in kwargs.items() if k != "attention_mask"}, "attention_mask": mask}
+                return (hidden,), {
+                    **{k: v for k, v in kwargs.items() if k != "attention_mask"},
+                    "attention_mask": mask,
+                }
 
             handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
         else:
+
             def forward(
-                hidden: Tensor, cu_seqlens: Tensor, position_embeddings: Any = None, attention: Any = block.attn,
-                stage: int = now[-1], **_: Any,
+                hidden: Tensor,
+                cu_seqlens: Tensor,
+                position_embeddings: Any = None,
+                attention: Any = block.attn,
+                stage: int = now[-1],
+                **_: Any,
             ) -> Tensor:
                 gone = _rows_gone(model, grids[-1], kept[stage])
                 return packed_attention(attention, hidden, position_embeddings, _same_chunk(cu_seqlens), gone)
@@ -169,7 +191,9 @@ def _same_chunk(cu_seqlens: Tensor) -> Tensor:
     return chunk[:, None] == chunk[None]
 
 
-def packed_attention(attention: Any, hidden: Tensor, rope: Any, allowed: Tensor, gone: Tensor | None) -> Tensor:
+def packed_attention(
+    attention: Any, hidden: Tensor, rope: Any, allowed: Tensor, gone: Tensor | None
+) -> Tensor:
     """Qwen's vision attention with an explicit (R, R) mask; `gone` rows are seen by themselves only."""
     r = len(hidden)
     q, k, v = attention.qkv(hidden).view(r, 3, attention.num_heads, -1).permute(1, 2, 0, 3)

@@ -1,4 +1,6 @@
-"""Cut tokens equal masked tokens: prompts of uneven lengths, several images, uneven counts, every later step."""
+"""Cut tokens equal masked tokens: prompts of uneven lengths, several images, uneven counts, every later
+step.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def counts(compression: Any) -> list[int]:
 def wrong_by_one(kept: dict[int, list[list[int]]], total: list[int]) -> dict[int, list[list[int]]]:
     """The same decisions, but the first image's first dropped token stays."""
     gone = min(set(range(total[0])) - set(kept[max(kept)][0]))
-    return {i: [sorted({*mine, gone}) if n == 0 else mine for n, mine in enumerate(k)] for i, k in kept.items()}
+    return {
+        i: [sorted({*mine, gone}) if n == 0 else mine for n, mine in enumerate(k)] for i, k in kept.items()
+    }
 
 
 @pytest.mark.usefixtures("fakes")
@@ -57,7 +61,9 @@ def test_prefill_in_float64(kind: str, name: str) -> None:
         prefill(compression, inputs)
         total = counts(compression)
         kept = kept_by_stage(compression, total)
-        lengths = {layout.valid.sum(1).unique().numel() for layout in compression.decoder.run.layouts.values()}
+        lengths = {
+            layout.valid.sum(1).unique().numel() for layout in compression.decoder.run.layouts.values()
+        }
     assert max(lengths) > 1, "the batch must be uneven"
     with torch.no_grad(), last_residual(model) as seen:
         with masked(model, policy, kept, inputs, total):
@@ -75,18 +81,32 @@ def prefill_stock(model: Any, inputs: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.usefixtures("fakes")
 @pytest.mark.parametrize("kind", tiny.KINDS)
-@pytest.mark.parametrize(("name", "options"), [
-    ("projector", {}), ("decoder-3", {}), ("all", {}), ("projector-decoder", {"use_cache": False}),
-    ("all", {"use_cache": False}), ("decoder-1", {"num_beams": 3}), ("all", {"num_beams": 2}),
-    ("all", {"attention": "eager"}),
-])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("projector", {}),
+        ("decoder-3", {}),
+        ("all", {}),
+        ("projector-decoder", {"use_cache": False}),
+        ("all", {"use_cache": False}),
+        ("decoder-1", {"num_beams": 3}),
+        ("all", {"num_beams": 2}),
+        ("all", {"attention": "eager"}),
+    ],
+)
 def test_generate(kind: str, name: str, options: dict[str, Any]) -> None:
     options = dict(options)
     model = tiny.model(kind, attention=options.pop("attention", "sdpa"))
     inputs = tiny.batch(kind, several=True)
     policy = tiny.policy(model, *PLANS[name])
-    asked = {"max_new_tokens": 5, "do_sample": False, "output_logits": True, "return_dict_in_generate": True,
-             "eos_token_id": None, **options}
+    asked = {
+        "max_new_tokens": 5,
+        "do_sample": False,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+        "eos_token_id": None,
+        **options,
+    }
     with compress(model, policy) as compression, torch.no_grad():
         state = prefill(compression, inputs)
         total = counts(compression)

@@ -20,7 +20,10 @@ from tests.reducers.golden_cases import FOLDER
 SITES = {"fastv": "decoder", "pyramiddrop": "decoder", "divprune": "projector"}
 POSITIONS = {"fastv": "original", "pyramiddrop": "compact", "divprune": "compact"}
 CASES = [
-    (method, folder) for method in SITES for folder in sorted((FOLDER / "e2e" / method).glob("*/")) if folder.is_dir()
+    (method, folder)
+    for method in SITES
+    for folder in sorted((FOLDER / "e2e" / method).glob("*/"))
+    if folder.is_dir()
 ]
 
 
@@ -49,12 +52,20 @@ def inputs(folder: Path) -> dict[str, torch.Tensor]:
 def policy(method: str, case: dict[str, Any], positions: str | None = None) -> Policy:
     numbers = anatomy(built())
     stages = [
-        Stage(site=SITES[method], layer=cut.get("before_layer_index"), reducer=method,
-              keep=cut["keep"] / case.get("visual_count", 576))
+        Stage(
+            site=SITES[method],
+            layer=cut.get("before_layer_index"),
+            reducer=method,
+            keep=cut["keep"] / case.get("visual_count", 576),
+        )
         for cut in case["cuts"]
     ]
-    model = ModelRef(family="llava", decoder_layers=numbers.decoder.layers, vision_blocks=numbers.vision.blocks)
-    return Policy(model=model, positions=positions or POSITIONS[method], stages=tuple(stages), status="verified")
+    model = ModelRef(
+        family="llava", decoder_layers=numbers.decoder.layers, vision_blocks=numbers.vision.blocks
+    )
+    return Policy(
+        model=model, positions=positions or POSITIONS[method], stages=tuple(stages), status="verified"
+    )
 
 
 def kept_after(state: Any, stages: tuple[Stage, ...]) -> list[list[int]]:
@@ -92,8 +103,9 @@ def test_authors_runs_are_reproduced(method: str, folder: Path) -> None:
             out = model(input_ids=tokens[:, step : step + 1], attention_mask=mask, past_key_values=cache)
             assert (out.logits[0, -1] - expected["pruned_step_logits"][step]).abs().max() < 1e-4
         # generate, greedy
-        written = model.generate(**given, max_new_tokens=5, do_sample=False, output_logits=True,
-                                 return_dict_in_generate=True)
+        written = model.generate(
+            **given, max_new_tokens=5, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
         assert written.sequences[0, -5:].tolist() == expected["pruned_tokens"].tolist()
         steps = torch.stack([step[0] for step in written.logits])
         assert (steps[1:] - expected["pruned_step_logits"]).abs().max() < 1e-4
@@ -101,7 +113,9 @@ def test_authors_runs_are_reproduced(method: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("method", sorted(SITES))
 def test_the_other_convention_fails_parity(method: str) -> None:
-    """Positions matter: with the wrong convention the decode steps are far off (the first prompt pass may agree)."""
+    """Positions matter: with the wrong convention the decode steps are far off (the first prompt pass may
+    agree).
+    """
     mine = [folder for name, folder in CASES if name == method]
     if not mine:
         pytest.skip("no case of this method in the golden folder")

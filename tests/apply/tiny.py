@@ -20,8 +20,14 @@ from autotc.policy import ModelRef, Policy, Stage
 KINDS = ("qwen2_5_vl", "qwen2_vl", "llava")
 LAYERS, BLOCKS, IMAGE, PAD, VOCAB = 6, 5, 3, 0, 64
 _TEXT: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": VOCAB, "initializer_range": 0.25, "max_position_embeddings": 512,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB,
+    "initializer_range": 0.25,
+    "max_position_embeddings": 512,
 }
 
 
@@ -31,32 +37,56 @@ def model(kind: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
     ids = {"pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2}
     if kind == "llava":
         vision = {
-            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48,
-            "num_hidden_layers": BLOCKS, "num_attention_heads": 2, "image_size": 24, "patch_size": 4,
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": BLOCKS,
+            "num_attention_heads": 2,
+            "image_size": 24,
+            "patch_size": 4,
         }
         config: Any = LlavaConfig(
-            vision_config=vision, text_config={"model_type": "llama", **_TEXT, **ids}, image_token_index=IMAGE,
+            vision_config=vision,
+            text_config={"model_type": "llama", **_TEXT, **ids},
+            image_token_index=IMAGE,
             image_seq_length=36,
         )
         cls: Any = LlavaForConditionalGeneration
     else:
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
         vision = {
-            "depth": BLOCKS, "num_heads": 2, "in_channels": 3, "patch_size": 4, "spatial_merge_size": 2,
-            "temporal_patch_size": 2, "initializer_range": 0.25,
+            "depth": BLOCKS,
+            "num_heads": 2,
+            "in_channels": 3,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "initializer_range": 0.25,
         }
         text = {**_TEXT, **ids, "rope_parameters": rope, "rms_norm_eps": 1e-6}
-        tokens = {"image_token_id": IMAGE, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
+        tokens = {
+            "image_token_id": IMAGE,
+            "video_token_id": 4,
+            "vision_start_token_id": 5,
+            "vision_end_token_id": 6,
+        }
         if kind == "qwen2_5_vl":
-            vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32, "window_size": 16,
-                       "fullatt_block_indexes": [1, 4]}
-            config, cls = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens), (
-                Qwen2_5_VLForConditionalGeneration
+            vision |= {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "out_hidden_size": 32,
+                "window_size": 16,
+                "fullatt_block_indexes": [1, 4],
+            }
+            config, cls = (
+                Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens),
+                (Qwen2_5_VLForConditionalGeneration),
             )
         else:
             vision |= {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
-            config, cls = Qwen2VLConfig(text_config=text, vision_config=vision, **tokens), (
-                Qwen2VLForConditionalGeneration
+            config, cls = (
+                Qwen2VLConfig(text_config=text, vision_config=vision, **tokens),
+                (Qwen2VLForConditionalGeneration),
             )
     config._attn_implementation = attention
     built = cls(config).to(dtype).eval()
@@ -112,6 +142,10 @@ def policy(built: Any, *stages: dict[str, Any], positions: str = "original") -> 
         family=numbers.family, decoder_layers=numbers.decoder.layers, vision_blocks=numbers.vision.blocks
     )
     return Policy.model_validate(
-        {"model": reference.model_dump(), "stages": [Stage(**s).model_dump() for s in stages],
-         "positions": positions, "status": "verified"}
+        {
+            "model": reference.model_dump(),
+            "stages": [Stage(**s).model_dump() for s in stages],
+            "positions": positions,
+            "status": "verified",
+        }
     )
