@@ -1,4 +1,4 @@
-"""Sites `projector` and `decoder`: the language model's sequence gets shorter; positions, masks, cache follow.
+"""Sites `projector` and `decoder`: the language model's sequence gets shorter, and what follows from it.
 
 Forward pre-hooks on the core model (what is this call?), on the language model (cut before its first layer)
 and on every layer (cut before that layer; from there on masks and rotary positions of the shorter sequence).

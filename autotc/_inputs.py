@@ -1,8 +1,8 @@
 """Site `input`: a processor that shows the model smaller images, and remembers how large they were.
 
 The processor's class is exchanged for a subclass while a policy is attached, so that the user's own object is
-the one that resizes. Budgets of later stages are fractions of the original number of tokens: it is looked up by
-the prompt's tokens when the model is called, because nothing else of an input survives devices and dtypes
+the one that resizes. Budgets of later stages are fractions of the original number of tokens: it is looked up
+by the prompt's tokens when the model is called, because nothing else of an input survives devices and dtypes
 unchanged.
 """
 

@@ -1,8 +1,7 @@
 """Signals out of the attention function, without eager attention.
 
 An attention module that is watched hands its queries and keys to a watcher and then runs the model's own
-attention function, so that the output is bit-identical. A watcher may also return a mask to use instead of the
-one given.
+attention function, so that the output is bit-identical. A watcher may also return a mask to use instead.
 """
 
 from __future__ import annotations

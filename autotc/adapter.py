@@ -29,7 +29,8 @@ class ModelAdapter:
     Class data: `name` (the module's name), `model_types` (`config.model_type` values), `aliases` (alias ->
     id and config numbers in Hugging Face form), `sites` and `positions` (what is tested), `signals_absent`
     (signals of `autotc.reducer.SIGNALS` that the family cannot give), `token_members` (tower rows that make
-    one visual token), `tower_prefix` (rows before the patches; 0 where the tower packs all images into one sequence).
+    one visual token), `tower_prefix` (rows before the patches; 0 where the tower
+    packs all images into one sequence).
 
     Args:
         model: a built `...ForConditionalGeneration`.
