@@ -113,11 +113,31 @@ class Assignment:
 
         The product is explicit (normalised rows), so the result's `normalise` is "none".
         """
-        first = self.dense(size)
         mid = None if size is None else self.sizes(size)
-        product = after.dense(mid).to(first.dtype) @ first
-        anchors = self.anchors.gather(1, after.anchors)
-        return _from_dense(product, anchors, after.valid)
+        first, second = self._weights(size), after._weights(mid)
+        # every entry of a row of `after` is a row of this one: write out all pairs, then add up equal places
+        counts = self.rows.offsets.diff()[after.rows.columns]
+        pair = torch.arange(len(second), device=second.device).repeat_interleave(counts)
+        step = torch.arange(len(pair), device=second.device) - (counts.cumsum(0) - counts)[pair]
+        entry = self.rows.offsets[after.rows.columns][pair] + step
+        width = len(self.anchors) * self.tokens
+        place, inverse = torch.unique(
+            after.rows.row_of[pair] * width + self.rows.columns[entry], return_inverse=True
+        )
+        weights = torch.zeros(len(place), dtype=first.dtype, device=first.device)
+        weights.index_add_(0, inverse, second[pair].to(first.dtype) * first[entry])
+        kept = weights != 0
+        counts = torch.bincount(place[kept] // max(width, 1), minlength=after.anchors.numel())
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        rows = Rows(offsets, place[kept] % max(width, 1), weights[kept])
+        anchors = torch.where(after.valid, self._places(after), 0)
+        return Assignment(anchors, after.valid, rows, self.tokens)
+
+    def _places(self, after: Assignment) -> Tensor:
+        """(B, K) where the rows of `after` stand among this assignment's own tokens."""
+        if not self.anchors.shape[1]:
+            return torch.zeros_like(after.anchors)
+        return self.anchors.gather(1, after.anchors)
 
     def _weights(self, size: Tensor | None) -> Tensor:
         """Normalised weights (nnz,)."""

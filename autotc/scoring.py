@@ -280,7 +280,9 @@ def fold(
         metric, size = kernels.bipartite_merge(metric, size, into)
         left = valid & (into == torch.arange(into.shape[1], device=into.device))
         order = torch.argsort((~left).to(torch.int8), dim=1, stable=True)
-        place = rank_of(order).gather(1, into.gather(1, place))
+        order, ranks = order[:, : int(left.sum(1).max())], rank_of(order)
+        # the next round only looks at what is left; padding may stand anywhere
+        place = ranks.gather(1, into.gather(1, place)).clamp_max(order.shape[1] - 1)
         index, size, valid = (item.gather(1, order) for item in (index, size, left))
-        metric = metric.gather(1, order[..., None].expand_as(metric))
+        metric = metric.gather(1, order[..., None].expand(-1, -1, metric.shape[2]))
     return torch.where(real, index.gather(1, place), -1)

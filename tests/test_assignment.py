@@ -91,3 +91,17 @@ def test_low_precision_sums_in_float32():
     merged = merge(torch.zeros(1, 2048, dtype=torch.long)).apply(x, torch.ones(1, 2048))
     assert merged.dtype == torch.bfloat16
     assert merged.item() == x[0, 0, 0].item()
+
+
+def test_composing_a_batch_with_uneven_rows_is_the_product_of_the_matrices():
+    generator = torch.Generator().manual_seed(3)
+    first = select(torch.tensor([[1, 0, 1, 1, 1], [0, 1, 1, 0, 0]]).bool())
+    mixed = torch.rand(2, 3, 4, generator=generator) * first.valid[:, None]
+    second = pool(mixed, torch.tensor([[0, 2, 3], [0, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]]).bool())
+    both = first.compose(second)
+    torch.testing.assert_close(both.dense(), second.dense() @ first.dense())
+    assert both.anchors.tolist() == [[0, 3, 4], [1, 2, 0]]
+    assert both.kept.tolist() == [3, 2]
+    nothing = select(torch.zeros(2, 3, dtype=torch.bool))
+    assert both.compose(nothing).kept.tolist() == [0, 0]
+    assert nothing.compose(select(torch.zeros(2, 0, dtype=torch.bool))).kept.tolist() == [0, 0]

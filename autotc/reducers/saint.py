@@ -65,7 +65,11 @@ class Saint(Reducer):
         return 2 * ranking(score[None])[0], int((count >= self.neighbours).sum())
 
     def flops(self, shape: Shape) -> float:
-        return shape.n * shape.heads * shape.head_dim + shape.n**2 / 2 * shape.head_dim
+        total, n = float(shape.n * shape.heads * shape.head_dim), shape.n
+        while n > max(shape.k, 1):  # rounds that remove at most the even half
+            total += 2.0 * (n // 2) * (n - n // 2) * shape.head_dim
+            n = max(n // 2, shape.k)
+        return total
 
 
 def _without(n: int, places: Tensor) -> Tensor:

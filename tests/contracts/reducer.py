@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from autotc.anatomy import Anatomy, DecoderAnatomy, ImageRule, VisionAnatomy
 from autotc.assignment import Assignment
@@ -28,7 +29,7 @@ from autotc.reducer import (
     resolve_needs,
 )
 
-WIDTHS = {"H": 4, "D": 16, "G": 2, "hd": 8, "Dv": 12}
+WIDTHS = {"H": 4, "D": 16, "G": 2, "hd": 8, "Dv": 32}
 PROBABILITIES = ("attention",)
 SHAPE = re.compile(r"^\(([^)]*)\)")
 
@@ -313,6 +314,14 @@ class ReducerContract:
             ]
             assert all(math.isfinite(w) and w >= 0 for w in work)
             assert work == sorted(work)
+
+    @pytest.mark.parametrize("budget", [5, 32, 63])
+    def test_declared_work_covers_its_products(self, reducer: Reducer, budget: int) -> None:
+        view = make_view(64)
+        with FlopCounterMode(display=False) as counter:
+            run(reducer, view, budget)
+        shape = Shape(n=64, k=budget, d=16, heads=4, head_dim=8, text=5)
+        assert counter.get_total_flops() <= reducer.flops(shape)
 
     def test_usable_at_its_sites(self, cls: type[Reducer], reducer: Reducer) -> None:
         assert cls.sites and set(cls.sites) <= {"input", "vision", "projector", "decoder"}
