@@ -122,10 +122,12 @@ class Compression:
         ids: (B,) a number of each example, for reducers that draw at random; None: a hash of the prompt.
     """
 
-    def __init__(self, model: nn.Module, policy: Policy, processor: Any = None) -> None:
+    def __init__(
+        self, model: nn.Module, policy: Policy, processor: Any = None, anatomy: Anatomy | None = None
+    ) -> None:
         self.model, self.policy = model, policy
         self.adapter: ModelAdapter = adapter_for(model)
-        self.anatomy = anatomy_of(model)
+        self.anatomy = anatomy_of(model) if anatomy is None else anatomy
         check(policy, self.anatomy)
         _check_model(model, self.adapter)
         plan = Plan(policy, self.adapter.signals_absent)

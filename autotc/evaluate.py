@@ -149,7 +149,7 @@ class Evaluator:
                     else:
                         inputs = self._inputs(batch, resize)
                 if compression is None:
-                    compression = Compression(self.model, policy, self.processor)
+                    compression = Compression(self.model, policy, self.processor, self.anatomy)
                 compression.ids = batch.numbers
                 if inputs is not None:
                     state = prefill(compression, inputs.tensors, original=inputs.original)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -216,6 +217,17 @@ class Toy(Task):
             (e for e in self.examples(split) if e.image == example.image and e.id != example.id),
             None,
         )
+
+
+class Deadly(Toy):
+    """Ends the process that asks for a certain number of examples."""
+
+    at: ClassVar[int] = 3
+
+    def examples(self, split: Split, n: int | None = None) -> list[Example]:
+        if n == self.at:
+            os._exit(7)
+        return super().examples(split, n)
 
 
 def policy(folder: Path, *stages: tuple[Any, ...], positions: str = "original") -> Policy:

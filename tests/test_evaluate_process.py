@@ -1,0 +1,87 @@
+"""The evaluator in a child process: same figures, errors as errors, a new child after a crash."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autotc._outcomes import COLUMNS
+from autotc._process import EvaluatorProcess, ProcessLost, _described
+from autotc.errors import PolicyError
+from autotc.evaluate import Evaluator
+from tests.evaluate_fixtures import Deadly, policy, qwen_folder
+
+ROOT = Path(__file__).parents[1]
+
+
+def gone(pid: int, patience_s: float = 20.0) -> bool:
+    """Whether a process ends within some time; one that nobody waited for counts as ended."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+def test_a_child_gives_the_same_figures_and_is_replaced_when_it_is_lost() -> None:
+    folder, task = qwen_folder(), Deadly(images=2)
+    chosen = policy(folder, ("projector", None, "random", 0.5))
+    here = Evaluator(folder, task, threads=1, on="tiny").evaluate(chosen, "search", 4)
+    with EvaluatorProcess(folder, task, threads=1, on="tiny") as there:
+        found = there.evaluate(chosen, "search", 4)
+        for name in COLUMNS:
+            np.testing.assert_array_equal(getattr(here, name), getattr(found, name), err_msg=name)
+        assert "quality" in [x.name for x in there.numbers(found)]
+        wrong = chosen.model_copy(update={"model": chosen.model.model_copy(update={"decoder_layers": 28})})
+        with pytest.raises(PolicyError, match="28 decoder layers"):
+            there.evaluate(wrong, "search", 4)
+        first = there.pid
+        assert first is not None
+        with pytest.raises(ProcessLost, match="code 7"):
+            there.evaluate(chosen, "search", Deadly.at)
+        assert len(there.evaluate(chosen, "search", 2)) == 2
+        second = there.pid
+        assert second not in (None, first)
+    assert there.pid is None and gone(second or 0)
+
+
+@pytest.mark.slow
+def test_the_child_dies_with_its_parent() -> None:
+    script = (
+        "import sys, time\n"
+        "from autotc._process import EvaluatorProcess\n"
+        "from tests.evaluate_fixtures import Toy\n"
+        "there = EvaluatorProcess('nowhere', Toy())\n"
+        "there._started()\n"
+        "print(there.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+        assert gone(child, 60.0)
+
+
+def test_running_out_of_memory_is_told_from_other_errors() -> None:
+    full = RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+    assert _described(full)["memory"] and _described(MemoryError())["memory"]
+    other = _described(ValueError("no"))
+    assert not other["memory"] and other["text"] == "ValueError: no" and other["error"] is None
+    assert isinstance(_described(PolicyError("x"))["error"], PolicyError)
