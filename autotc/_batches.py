@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from autotc._inputs import WrappedProcessor
 from autotc._score import Answers, Scores
+from autotc._stages import Step
+from autotc.adapter import ModelAdapter
 from autotc.anatomy import Anatomy
-from autotc.apply import Prefix
+from autotc.apply import Compression, Prefix
 from autotc.policy import Stage
 from autotc.processing import Processor
 from autotc.task import Example
@@ -147,7 +150,7 @@ class PrefixStore:
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.limit_bytes = default_limit_bytes() if limit_bytes is None else limit_bytes
         self.round = 0
-        self._kept: dict[Hashable, tuple[Prefix, int, int]] = {}
+        self._kept: dict[Hashable, tuple[Any, int, int]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -158,8 +161,8 @@ class PrefixStore:
         """Start a round: one evaluation."""
         self.round += 1
 
-    def get(self, key: Hashable) -> Prefix | None:
-        """Return a kept prefill."""
+    def get(self, key: Hashable) -> Any:
+        """Return a kept prefill or tower states, or None."""
         found = self._kept.get(key)
         if found is None:
             return None
@@ -168,8 +171,14 @@ class PrefixStore:
 
     def put(self, key: Hashable, prefix: Prefix) -> None:
         """Keep a prefill, or as much of it as fits."""
-        for form in (prefix, light(prefix)):
-            size = nbytes(form)
+        self._put(key, (prefix, nbytes(prefix)), (slim := light(prefix), nbytes(slim)))
+
+    def put_tower(self, key: Hashable, states: TowerStates) -> None:
+        """Keep tower states, all or none."""
+        self._put(key, (states, sum(hidden.nbytes for hidden in states.hidden)))
+
+    def _put(self, key: Hashable, *forms: tuple[Any, int]) -> None:
+        for form, size in forms:
             old = sorted((used, k) for k, (_, _, used) in self._kept.items() if used < self.round - 1)
             while old and self.nbytes + size > self.limit_bytes:
                 del self._kept[old.pop(0)[1]]
@@ -180,6 +189,64 @@ class PrefixStore:
     def clear(self) -> None:
         """Forget everything."""
         self._kept.clear()
+
+
+@dataclass
+class TowerStates:
+    """The hidden states that enter each block of the vision tower, for the images of one batch."""
+
+    hidden: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def recorded_tower(adapter: ModelAdapter) -> Iterator[TowerStates]:
+    """Write down the tower's states while the model runs without a policy."""
+    states = TowerStates()
+
+    def note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        states.hidden.append(args[0] if args else kwargs["hidden_states"])
+
+    handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in adapter.blocks]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def resumed_tower(compression: Compression, states: TowerStates) -> Iterator[None]:
+    """Let the tower start at the first block that a policy looks at or cuts, from recorded states."""
+    blocks = compression.adapter.blocks
+    first = min(_first_block(step) for step in compression.plan.of("vision"))
+
+    def passed_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden_states
+
+    def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        return (states.hidden[first], *args[1:]), rest
+
+    skipped = list(blocks)[:first]
+    # before the policy's own hook on the same block
+    handle = blocks[first].register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+    for block in skipped:
+        block.forward = passed_on
+    try:
+        yield
+    finally:
+        handle.remove()
+        for block in skipped:
+            del block.forward
+
+
+def _first_block(step: Step) -> int:
+    """The first block whose run matters to a stage: signals of a cut before a block come from the one
+    before.
+    """
+    layer = step.stage.layer or 0
+    before = step.reducer.where != "after_attention" and any(name.startswith("block_") for name in step.needs)
+    return layer - before
 
 
 def light(prefix: Prefix) -> Prefix:

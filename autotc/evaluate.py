@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from autotc import _outcomes
-from autotc._batches import Batch, Inputs, PrefixStore, batch_size, cut, make_inputs, new_batch
+from autotc._batches import (
+    Batch,
+    Inputs,
+    PrefixStore,
+    batch_size,
+    cut,
+    make_inputs,
+    new_batch,
+    recorded_tower,
+    resumed_tower,
+)
 from autotc._outcomes import Outcomes
 from autotc._references import NEW_TOKENS, References, known, state_of
 from autotc._score import Scores, score
@@ -26,7 +37,7 @@ from autotc.adapter import adapter_for
 from autotc.adapter import anatomy as anatomy_of
 from autotc.apply import Compression, Prefilled, Prefix, capture, check, prefill, resume
 from autotc.errors import DataError, UnsupportedError
-from autotc.policy import Number, Policy, Stage
+from autotc.policy import SITES, Number, Policy, Stage
 from autotc.processing import Processor, load_model
 from autotc.reducer import reducers
 from autotc.task import Example, Split, Task
@@ -152,7 +163,11 @@ class Evaluator:
                     compression = Compression(self.model, policy, self.processor, self.anatomy)
                 compression.ids = batch.numbers
                 if inputs is not None:
-                    state = prefill(compression, inputs.tensors, original=inputs.original)
+                    states = (
+                        self._prefixes.get((batch.key, "tower")) if self.reuse and resize is None else None
+                    )
+                    with nullcontext() if states is None else resumed_tower(compression, states):
+                        state = prefill(compression, inputs.tensors, original=inputs.original)
                 else:
                     state = resume(compression, known(prefix))
                 # the chunk drives the layers itself: the hooks must not take it for a prefill
@@ -226,9 +241,12 @@ class Evaluator:
 
     def _capture(self, batch: Batch, resize: Stage | None) -> Prefix:
         inputs = self._inputs(batch, resize)
-        prefix = capture(self.model, inputs.tensors, original=inputs.original)
+        with recorded_tower(self.adapter) as states:
+            prefix = capture(self.model, inputs.tensors, original=inputs.original)
         if self.reuse:
             self._prefixes.put(_prefix_key(batch, resize), prefix)
+            if resize is None:
+                self._prefixes.put_tower((batch.key, "tower"), states)
         return prefix
 
     def _capture_others(self, split: str) -> Callable[[list[Example]], list[tuple[list[Example], Prefix]]]:
@@ -297,6 +315,60 @@ def _trace(stages: Sequence[Stage], traces: Sequence[list[dict[str, Any]]]) -> l
         }
         out.append({"site": stage.site, "layer": stage.layer, "reducer": stage.reducer, **means})
     return out
+
+
+def reuse_benchmark(
+    folder: str | Path,
+    task: Task,
+    policies: Sequence[Policy],
+    examples: int,
+    *,
+    on: str | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Time policies with and without reuse in one process, one after the other, and compare their figures.
+
+    Loading, reading the data and running the references come before and count for neither side; what reuse
+    has to capture counts for it.
+
+    Args:
+        folder: the model.
+        task: the data; its search split is used.
+        policies: to be run on that model.
+        examples: examples a policy.
+        on, threads: as for `Evaluator`.
+
+    Returns:
+        `sites` (by first site) and `overall` with `policies`, `plain_s`, `reuse_s` and `ratio`; `identical`:
+        whether all figures are equal; `examples`, `on`, `threads`.
+    """
+    reusing = Evaluator(folder, task, on=on, threads=threads)
+    plain = Evaluator(reusing.model, task, processor=reusing.processor, on=reusing.on, reuse=False)
+    reusing.evaluate(None, "search", examples)
+    plain.evaluate(None, "search", examples)
+    reusing.forget()
+    times: dict[str, list[tuple[float, float]]] = {}
+    identical = True
+    for policy in policies:
+        one = plain.evaluate(policy, "search", examples)
+        two = reusing.evaluate(policy, "search", examples)
+        identical = identical and one.columns() == two.columns()
+        site = policy.stages[0].site if policy.stages else "none"
+        times.setdefault(site, []).append((one.seconds, two.seconds))
+    sites = [_times(site, times[site]) for site in (*SITES, "none") if site in times]
+    return {
+        "sites": sites,
+        "overall": _times("overall", [pair for pairs in times.values() for pair in pairs]),
+        "identical": identical,
+        "examples": examples,
+        "on": reusing.on,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _times(site: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    plain, reuse = (sum(pair[i] for pair in pairs) for i in (0, 1))
+    return {"site": site, "policies": len(pairs), "plain_s": plain, "reuse_s": reuse, "ratio": plain / reuse}
 
 
 def _named(name: str) -> str:

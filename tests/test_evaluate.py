@@ -21,7 +21,7 @@ from autotc._stages import Ledger
 from autotc.adapter import adapter_for
 from autotc.apply import Compression, capture, prefill
 from autotc.errors import DataError, PolicyError
-from autotc.evaluate import Evaluator, _named
+from autotc.evaluate import Evaluator, _named, reuse_benchmark
 from autotc.policy import Policy
 from autotc.processing import load_model
 from autotc.task import Example, Split
@@ -36,6 +36,8 @@ POLICIES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "decoder": (("decoder", 2, "fastv", 0.3), ("decoder", 4, "withdraw", 0.0)),
     "both": (("projector", None, "random", 0.6), ("decoder", 3, "fastv", 0.2)),
     "vision": (("vision", 1, "random", 0.5), ("decoder", 2, "fastv", 0.3)),
+    "tome": (("vision", 2, "tome", 0.5),),
+    "received": (("vision", 2, "illava", 0.6), ("projector", None, "visionzip", 0.3)),
     "mild": (("vision", 1, "random", 0.95), ("projector", None, "random", 0.9), ("decoder", 4, "fastv", 0.6)),
     "input": (("input", None, "downsample", 0.4), ("decoder", 2, "fastv", 0.3)),
 }
@@ -302,6 +304,24 @@ def test_prefixes_of_the_latest_round_stay_and_older_ones_make_room() -> None:
     store.put("d", prefix)
     assert store.get("d") is not None and store.get("a") is not None and store.get("b") is None
     assert store.nbytes <= store.limit_bytes
+
+
+def test_the_benchmark_times_both_sides_and_finds_them_identical() -> None:
+    folder = qwen_folder()
+    policies = [policy(folder, *POLICIES[name]) for name in ("both", "random", "received")]
+    found = reuse_benchmark(folder, Toy(SIZES, images=4), policies, 8, on="tiny")
+    assert found["identical"] and (found["on"], found["examples"]) == ("tiny", 8)
+    assert [(s["site"], s["policies"]) for s in found["sites"]] == [("vision", 1), ("projector", 2)]
+    whole = found["overall"]
+    assert whole["policies"] == 3 and whole["ratio"] == pytest.approx(whole["plain_s"] / whole["reuse_s"])
+    assert whole["plain_s"] == pytest.approx(sum(s["plain_s"] for s in found["sites"]))
+
+
+def test_the_tower_is_put_back_after_a_policy_that_started_inside_it() -> None:
+    built, _ = model("qwen")
+    evaluator("qwen").evaluate(made("qwen", "received"), "search", 4)
+    for block in adapter_for(built).blocks:
+        assert "forward" not in vars(block) and not block._forward_pre_hooks
 
 
 def test_batches_follow_a_grid_and_hold_examples_of_about_one_size() -> None:
