@@ -72,7 +72,7 @@ class WrappedProcessor:
             )
             images = _rebuilt(images, smaller)
             # the smallest size that is allowed must not blow a small grid up again
-            kwargs = {**kwargs, "min_pixels": unit**2, "max_pixels": self.rule.max_pixels}
+            kwargs = {**kwargs, "size": {"shortest_edge": unit**2, "longest_edge": self.rule.max_pixels}}
         out = self._class.__call__(processor, images=images, text=text, **kwargs)
         self._remember(out, sizes)
         return out

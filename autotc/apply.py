@@ -160,9 +160,9 @@ class Compression:
             self._tap = Tap(watchers)
         step = self.plan.at("input")
         if step is not None:
-            self._wrapped = WrappedProcessor(
-                processor, step.stage, self.anatomy.image, self.adapter.image_token
-            )
+            settings = getattr(getattr(processor, "image_processor", None), "size", None)
+            rule = self.adapter.image_rule(self.anatomy.image, {"size": dict(settings or {})})
+            self._wrapped = WrappedProcessor(processor, step.stage, rule, self.adapter.image_token)
             self.decoder.announce = self._announce
         model: Any = self.model
         model.generate = functools.partial(_checked_generate, self, model.generate)
