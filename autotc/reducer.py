@@ -32,7 +32,7 @@ SIGNALS: dict[str, str] = {
     "received_attention": "(B,H,N) attention a token receives, mean over queries",
     "vision_keys": "(B,N,hd) keys, mean over heads",
     "features": "(B,N,Dv) encoder features before the projector (mean of a group on Qwen)",
-    # vision: from the block in which (after_attention) or before which (block) the cut is made
+    # vision: from the block in which the cut is made (after_attention), or the one before the cut (block)
     "block_keys": "(B,N,hd) keys of that block, mean over heads",
     "block_cls_attention": "(B,H,N) row of the CLS query in that block",
     "block_received_attention": "(B,H,N) attention a token receives in that block, mean over queries",
