@@ -179,9 +179,12 @@ class PrefixStore:
 
     def _put(self, key: Hashable, *forms: tuple[Any, int]) -> None:
         for form, size in forms:
-            old = sorted((used, k) for k, (_, _, used) in self._kept.items() if used < self.round - 1)
+            old = sorted(
+                (k for k, (_, _, used) in self._kept.items() if used < self.round - 1),
+                key=lambda k: self._kept[k][2],
+            )
             while old and self.nbytes + size > self.limit_bytes:
-                del self._kept[old.pop(0)[1]]
+                del self._kept[old.pop(0)]
             if self.nbytes + size <= self.limit_bytes:
                 self._kept[key] = (form, size, self.round)
                 return

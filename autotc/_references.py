@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autotc._batches import Batch
-from autotc._decoder import new_run
+from autotc._run import new_run
 from autotc._score import Answers, Scores, State, blind, greedy, padded, score
 from autotc._stages import Ledger
 from autotc.apply import Prefilled, Prefix

@@ -30,6 +30,7 @@ from autotc._batches import (
     recorded_tower,
     resumed_tower,
 )
+from autotc._inputs import resized
 from autotc._outcomes import Outcomes
 from autotc._references import NEW_TOKENS, References, known, state_of
 from autotc._score import Scores, score
@@ -98,7 +99,7 @@ class Evaluator:
         self._prefixes = PrefixStore(limit_bytes)
         self._requests: dict[tuple[str, int, int], list[tuple[list[int], Batch]]] = {}
         self._batches: dict[Any, Batch] = {}
-        self._sizes: dict[str, int] = {}
+        self._pixels: dict[str, list[tuple[int, int]]] = {}
         self._references = References(self.model, self.adapter, self.processor, task, new_tokens)
 
     @torch.inference_mode()
@@ -149,7 +150,7 @@ class Evaluator:
         compression: Compression | None = None
         try:
             for batch in batches:
-                prefix = self._prefixes.get(_prefix_key(batch, resize)) if resumable else None
+                prefix = self._prefixes.get(self._key(batch, resize)) if resumable else None
                 inputs = None
                 if prefix is None:
                     if compression is not None:  # its hooks and its processor are not for what follows
@@ -212,11 +213,10 @@ class Evaluator:
         """Divide examples into batches, those that were made before included."""
         pictures = {}
         for example in examples:
-            if example.id not in self._sizes:
+            if example.id not in self._pixels:
                 pictures[example.id] = example.load()
-                sizes = [self.anatomy.visual_tokens(*picture.size) for picture in pictures[example.id]]
-                self._sizes[example.id] = sum(sizes)
-        sizes = [self._sizes[example.id] for example in examples]
+                self._pixels[example.id] = [picture.size for picture in pictures[example.id]]
+        sizes = [sum(self.anatomy.visual_tokens(*s) for s in self._pixels[e.id]) for e in examples]
         most = batch_size(self.anatomy, max(sizes) + 64, self._batch)
         out = []
         for places in cut(sizes, start, most):
@@ -239,12 +239,20 @@ class Evaluator:
             batch.inputs = made
         return made
 
+    def _key(self, batch: Batch, resize: Stage | None) -> Hashable:
+        """Name what is captured: budgets that show the model the same grids share it."""
+        if resize is None:
+            return batch.key, None
+        rule = self.anatomy.image
+        shown = [[resized(rule, resize, *size)[1] for size in self._pixels[e.id]] for e in batch.examples]
+        return batch.key, str(shown)
+
     def _capture(self, batch: Batch, resize: Stage | None) -> Prefix:
         inputs = self._inputs(batch, resize)
         with recorded_tower(self.adapter) as states:
             prefix = capture(self.model, inputs.tensors, original=inputs.original)
         if self.reuse:
-            self._prefixes.put(_prefix_key(batch, resize), prefix)
+            self._prefixes.put(self._key(batch, resize), prefix)
             if resize is None:
                 self._prefixes.put_tower((batch.key, "tower"), states)
         return prefix
@@ -298,10 +306,6 @@ class Evaluator:
             for row, right in zip(tokens.tolist(), target.tolist(), strict=True)
         ]
         return self.processor.batch_decode(cut_off, skip_special_tokens=True)
-
-
-def _prefix_key(batch: Batch, resize: Stage | None) -> Hashable:
-    return batch.key, None if resize is None else resize.model_dump_json()
 
 
 def _trace(stages: Sequence[Stage], traces: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:

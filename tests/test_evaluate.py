@@ -306,6 +306,22 @@ def test_prefixes_of_the_latest_round_stay_and_older_ones_make_room() -> None:
     assert store.nbytes <= store.limit_bytes
 
 
+def test_input_budgets_that_show_the_same_grid_share_a_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, processor = model("qwen")
+    judge = Evaluator(built, Toy(images=2), processor=processor)
+    judge.evaluate(None, "search", 4)
+    captures: list[int] = []
+    monkeypatch.setattr(
+        "autotc.evaluate.capture", lambda *args, **kw: captures.append(1) or capture(*args, **kw)
+    )
+    asked = []
+    for keep in (0.45, 0.46, 0.2):
+        chosen = policy(qwen_folder(), ("input", None, "downsample", keep), ("decoder", 2, "fastv", 0.1))
+        found = judge.evaluate(chosen, "search", 4)
+        asked.append((len(captures), found.trace[0]["asked"], found.trace[0]["kept"]))
+    assert asked == [(1, 16.0, 16.0), (1, 17.0, 16.0), (2, 7.0, 4.0)]
+
+
 def test_the_benchmark_times_both_sides_and_finds_them_identical() -> None:
     folder = qwen_folder()
     policies = [policy(folder, *POLICIES[name]) for name in ("both", "random", "received")]
