@@ -180,7 +180,10 @@ def select_indices(indices: Tensor, n: int, valid: Tensor | None = None) -> Assi
 
 
 def merge(
-    target: Tensor, weights: Tensor | None = None, normalise: Normalise = "size", anchors: Tensor | None = None
+    target: Tensor,
+    weights: Tensor | None = None,
+    normalise: Normalise = "size",
+    anchors: Tensor | None = None,
 ) -> Assignment:
     """Send every token to a target token; tokens with target -1 are dropped.
 
@@ -206,11 +209,15 @@ def merge(
     offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     values = torch.ones(b, n, device=target.device) if weights is None else weights.float()
     rows = Rows(offsets, columns.flatten()[order], values.flatten()[order])
-    places = frame.anchors if anchors is None else torch.where(frame.valid, anchors.gather(1, frame.anchors), 0)
+    places = (
+        frame.anchors if anchors is None else torch.where(frame.valid, anchors.gather(1, frame.anchors), 0)
+    )
     return Assignment(places, frame.valid, rows, n, normalise)
 
 
-def pool(matrix: Tensor, anchors: Tensor, valid: Tensor | None = None, normalise: Normalise = "none") -> Assignment:
+def pool(
+    matrix: Tensor, anchors: Tensor, valid: Tensor | None = None, normalise: Normalise = "none"
+) -> Assignment:
     """Build an assignment from a dense matrix (B, K, N) of weights with places (B, K), sorted by place."""
     valid = torch.ones_like(anchors, dtype=torch.bool) if valid is None else valid
     order = torch.argsort(torch.where(valid, anchors, matrix.shape[2]), dim=1, stable=True)

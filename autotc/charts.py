@@ -12,7 +12,12 @@ from autotc.errors import SpecError
 Role = Literal["front", "trial", "reference", "preset"]
 
 # Okabe-Ito: distinguishable with every common colour vision
-COLOURS: dict[str, str] = {"front": "#0072B2", "trial": "#B8C4CE", "reference": "#D55E00", "preset": "#009E73"}
+COLOURS: dict[str, str] = {
+    "front": "#0072B2",
+    "trial": "#B8C4CE",
+    "reference": "#D55E00",
+    "preset": "#009E73",
+}
 NAMES = {"front": "front", "trial": "other trials", "reference": "references", "preset": "published presets"}
 
 

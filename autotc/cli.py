@@ -29,15 +29,21 @@ app.add_typer(bench, name="bench")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 Storage = Annotated[
     str | None,
-    typer.Option("--storage", help="Database URL; default AUTOTC_STORAGE or sqlite:///autotc.db in this folder."),
+    typer.Option(
+        "--storage", help="Database URL; default AUTOTC_STORAGE or sqlite:///autotc.db in this folder."
+    ),
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", help="An alias (see: autotc list models), a Hugging Face id, or a folder with config.json."),
+    typer.Option(
+        "--model", help="An alias (see: autotc list models), a Hugging Face id, or a folder with config.json."
+    ),
 ]
 WorkloadOption = Annotated[
     str,
-    typer.Option("--workload", help="A profile (vqa, chat, document, multi-image) or images=1,resolution=672x672,..."),
+    typer.Option(
+        "--workload", help="A profile (vqa, chat, document, multi-image) or images=1,resolution=672x672,..."
+    ),
 ]
 PolicyFile = Annotated[Path, typer.Option("--policy", help="A policy document.")]
 StudyName = Annotated[str | None, typer.Argument(help="Study name; default: the only, or the latest, study.")]
@@ -48,10 +54,10 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except AutotcError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        typer.echo("Interrupted.", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
@@ -66,7 +72,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     pass
 
@@ -84,14 +92,18 @@ def _latest(store: Any, study: str | None) -> str:
         return study
     rows = store.studies()
     if not rows:
-        raise SpecError(f"{store.url_shown} holds no study yet. Start one: autotc search --model qwen2.5-vl --max-tflops 800")
+        raise SpecError(
+            f"{store.url_shown} holds no study yet. Start one: autotc search --model qwen2.5-vl --max-tflops 800"
+        )
     return max(rows, key=lambda row: row.created).name
 
 
 @app.command()
 def cost(
     model: Model,
-    policy: Annotated[Path | None, typer.Option("--policy", help="Cost of this policy; default: uncompressed.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Cost of this policy; default: uncompressed.")
+    ] = None,
     visual_tokens: Annotated[
         int | None, typer.Option("--visual-tokens", min=1, help="Cost with this many visual tokens an image.")
     ] = None,
@@ -113,7 +125,9 @@ def cost(
         from autotc.apply import check
 
         check(document, anatomy)
-    found = estimate_tokens(anatomy, load, visual_tokens) if visual_tokens else estimate(document, anatomy, load)
+    found = (
+        estimate_tokens(anatomy, load, visual_tokens) if visual_tokens else estimate(document, anatomy, load)
+    )
     if as_json:
         _print_json({"model": anatomy.id, "workload": load.describe(), **found.as_dict()})
     else:
@@ -123,7 +137,10 @@ def cost(
 @app.command(name="list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="reducers, presets, models, workloads, studies or schema (the policy's JSON Schema).")
+        str,
+        typer.Argument(
+            help="reducers, presets, models, workloads, studies or schema (the policy's JSON Schema)."
+        ),
     ],
     storage: Storage = None,
     as_json: Json = False,
@@ -163,49 +180,76 @@ def search(
     ] = None,
     flops_convention: Annotated[
         str | None,
-        typer.Option("--flops-convention", help="literature (the papers' count, default) or exact (what is executed)."),
+        typer.Option(
+            "--flops-convention", help="literature (the papers' count, default) or exact (what is executed)."
+        ),
     ] = None,
     max_memory_gib: Annotated[
         float | None, typer.Option("--max-memory-gib", help="At most this peak memory (estimated here).")
     ] = None,
     workload: Annotated[
         str | None,
-        typer.Option("--workload", help="vqa (default), chat, document, multi-image, or images=1,resolution=672x672,..."),
+        typer.Option(
+            "--workload",
+            help="vqa (default), chat, document, multi-image, or images=1,resolution=672x672,...",
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Your JSONL (image, question, optional answer); default: built-in scenes.")
+        str | None,
+        typer.Option(
+            "--data", help="Your JSONL (image, question, optional answer); default: built-in scenes."
+        ),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")] = False,
-    examples: Annotated[int | None, typer.Option("--examples", help="Examples a trial is measured on (256).")] = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="Trials in total, those stored included.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
+    ] = False,
+    examples: Annotated[
+        int | None, typer.Option("--examples", help="Examples a trial is measured on (256).")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Trials in total, those stored included.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole run.")] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="tpe (default), nsga2, gp or random.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="tpe (default), nsga2, gp or random.")
+    ] = None,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", help="default (starts from presets, stops losers early) or plain (sampler alone)."),
+        typer.Option(
+            "--strategy", help="default (starts from presets, stops losers early) or plain (sampler alone)."
+        ),
     ] = None,
-    all_presets: Annotated[bool, typer.Option("--all-presets", help="Compare with every published preset.")] = False,
+    all_presets: Annotated[
+        bool, typer.Option("--all-presets", help="Compare with every published preset.")
+    ] = False,
     reducer: Annotated[
         list[str] | None, typer.Option("--reducer", help="Search over this reducer only (repeatable).")
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Name; default: model and fingerprint of the search.")] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Name; default: model and fingerprint of the search.")
+    ] = None,
     storage: Storage = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="One worker and one seed repeat a search.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="One worker and one seed repeat a search.")
+    ] = None,
     evaluate_on: Annotated[
         str | None,
-        typer.Option("--evaluate-on", help="full (real weights), proxy (the small model that ships), or auto (default)."),
+        typer.Option(
+            "--evaluate-on",
+            help="full (real weights), proxy (the small model that ships), or auto (default).",
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that search together.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Allow fetching a checkpoint from the hub.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Allow fetching a checkpoint from the hub.")
+    ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search for policies within a budget; the same command goes on where it stopped."""
     from autotc import running
 
-    names = ("model max_tflops flops_convention max_memory_gib workload data skip_bad examples trials timeout sampler "
-             "strategy all_presets study storage seed evaluate_on workers download").split()
-    given = {name: value for name, value in locals().items() if name in names}
+    given = {name: value for name, value in locals().items() if name in running.OPTIONS}
     result = running.search({**given, "reducers": reducer}, quiet=as_json)
     if as_json:
         _print_json(result.as_dict())
@@ -218,10 +262,19 @@ def search(
 @app.command()
 def front(
     study: StudyName = None,
-    max_tflops: Annotated[float | None, typer.Option("--max-tflops", help="Another limit: answered from stored trials.")] = None,
-    flops_convention: Annotated[str | None, typer.Option("--flops-convention", help="literature or exact; default: the study's.")] = None,
-    with_references: Annotated[bool, typer.Option("--with-references", help="References and presets too.")] = False,
-    plot: Annotated[list[Path] | None, typer.Option("--plot", help="Write the picture to FILE.html or FILE.png (repeatable).")] = None,
+    max_tflops: Annotated[
+        float | None, typer.Option("--max-tflops", help="Another limit: answered from stored trials.")
+    ] = None,
+    flops_convention: Annotated[
+        str | None, typer.Option("--flops-convention", help="literature or exact; default: the study's.")
+    ] = None,
+    with_references: Annotated[
+        bool, typer.Option("--with-references", help="References and presets too.")
+    ] = False,
+    plot: Annotated[
+        list[Path] | None,
+        typer.Option("--plot", help="Write the picture to FILE.html or FILE.png (repeatable)."),
+    ] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
@@ -243,8 +296,12 @@ def front(
 @app.command()
 def export(
     study: StudyName = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the policy goes.")] = Path("policy.json"),
-    best: Annotated[str, typer.Option("--best", help="quality, knee, or cheapest (within noise of the best).")] = "quality",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the policy goes.")] = Path(
+        "policy.json"
+    ),
+    best: Annotated[
+        str, typer.Option("--best", help="quality, knee, or cheapest (within noise of the best).")
+    ] = "quality",
     trial: Annotated[int | None, typer.Option("--trial", help="This trial instead.")] = None,
     max_tflops: Annotated[float | None, typer.Option("--max-tflops", help="Another limit.")] = None,
     storage: Storage = None,
@@ -267,12 +324,18 @@ def export(
 
 @app.command(name="eval")
 def eval_(
-    model: Annotated[str, typer.Option("--model", help="A folder with weights, or an alias (then its proxy is used).")],
-    policy: Annotated[Path | None, typer.Option("--policy", help="A policy document; default: uncompressed.")] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="A folder with weights, or an alias (then its proxy is used).")
+    ],
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="A policy document; default: uncompressed.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="JSONL; default: the built-in scenes.")] = None,
     examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 256,
     split: Annotated[str, typer.Option("--split", help="search, selection or held-out.")] = "held-out",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a policy on data: task score, worst group, agreement with the uncompressed model."""
@@ -295,8 +358,12 @@ def verify(
     model: Annotated[str, typer.Option("--model", help="The folder with the real weights.")],
     data: Annotated[Path, typer.Option("--data", help="Your own JSONL.")],
     examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 512,
-    max_drop: Annotated[float, typer.Option("--max-drop", min=0.0, max=1.0, help="Largest accepted loss of quality.")] = 0.02,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")] = False,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0.0, max=1.0, help="Largest accepted loss of quality.")
+    ] = 0.02,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a policy on the real weights and your data; mark it verified when it loses no more than --max-drop."""
@@ -336,8 +403,12 @@ def check(storage: Storage = None) -> None:
 @bench.command(name="evaluate")
 def bench_evaluate(
     model: Annotated[str, typer.Option("--model", help="An alias, or a folder with weights.")] = "qwen2.5-vl",
-    max_tflops: Annotated[float, typer.Option("--max-tflops", help="Limit of the search whose policies are run.")] = 800,
-    policies: Annotated[int, typer.Option("--policies", min=1, help="The first policies of `search --seed 0`.")] = 20,
+    max_tflops: Annotated[
+        float, typer.Option("--max-tflops", help="Limit of the search whose policies are run.")
+    ] = 800,
+    policies: Annotated[
+        int, typer.Option("--policies", min=1, help="The first policies of `search --seed 0`.")
+    ] = 20,
     examples: Annotated[int, typer.Option("--examples", min=2, help="Examples a policy.")] = 256,
     as_json: Json = False,
 ) -> None:

@@ -127,7 +127,9 @@ def front(
         ]
         if rows:
             points = np.array([[m.value("quality", split), m.value("tflops_exact")] for m in rows])
-            kept = [m for m, keep in zip(rows, non_dominated(points, maximise=(True, False)), strict=True) if keep]
+            kept = [
+                m for m, keep in zip(rows, non_dominated(points, maximise=(True, False)), strict=True) if keep
+            ]
             return sorted(kept, key=lambda m: m.value("tflops_exact")), split
     return [], "search"
 
@@ -139,7 +141,9 @@ def choose(chosen: Sequence[Member], split: str, best: Best) -> Member:
         SpecError: the front is empty.
     """
     if not chosen:
-        raise SpecError("the front is empty: no trial is within the limit. Search on, or allow more with --max-tflops")
+        raise SpecError(
+            "the front is empty: no trial is within the limit. Search on, or allow more with --max-tflops"
+        )
     if best == "knee":
         points = np.array([[m.value("quality", split), m.value("tflops_exact")] for m in chosen])
         return chosen[knee(points, maximise=(True, False))]
@@ -179,7 +183,9 @@ def write_text(path: Path, text: str) -> None:
         raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def chart(everything: Sequence[Member], chosen: Sequence[Member], split: str, title: str, subtitle: str) -> FrontChart:
+def chart(
+    everything: Sequence[Member], chosen: Sequence[Member], split: str, title: str, subtitle: str
+) -> FrontChart:
     """Return the picture of a front among all trials, with references and presets."""
     on_front = {m.trial for m in chosen}
     points = []
@@ -201,7 +207,8 @@ def chart(everything: Sequence[Member], chosen: Sequence[Member], split: str, ti
                 stderr=quality.stderr,
                 role=role,
                 label=m.label or f"#{m.trial}",
-                detail=f"{m.label or f'trial {m.trial}'}: {m.policy.describe()}<br>{quality.value:.3f} on {quality.split}",
+                detail=f"{m.label or f'trial {m.trial}'}: {m.policy.describe()}<br>"
+                f"{quality.value:.3f} on {quality.split}",
             )
         )
     return FrontChart(title=title, subtitle=subtitle, points=points, quality_name=f"quality on {split}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -128,7 +129,7 @@ class Policy(_Closed):
     @field_validator("stages")
     @classmethod
     def _ordered(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-        for i, (before, after) in enumerate(zip(stages, stages[1:], strict=False)):
+        for i, (before, after) in enumerate(pairwise(stages)):
             depth = [(SITES.index(s.site), s.layer or 0) for s in (before, after)]
             if depth[1] <= depth[0]:
                 raise ValueError(
@@ -150,9 +151,7 @@ class Policy(_Closed):
             "family": self.model.family,
             "decoder_layers": self.model.decoder_layers,
             "positions": self.positions,
-            "stages": [
-                {**s.model_dump(exclude_none=True), "keep": round(s.keep, 6)} for s in self.stages
-            ],
+            "stages": [{**s.model_dump(exclude_none=True), "keep": round(s.keep, 6)} for s in self.stages],
         }
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -184,7 +183,9 @@ class Policy(_Closed):
         to = {"decoder": anatomy.decoder.layers, "vision": anatomy.vision.blocks}
         now = {"decoder": self.model.decoder_layers, "vision": self.model.vision_blocks}
         stages = tuple(
-            s if s.layer is None else s.model_copy(update={"layer": map_depth(s.layer, now[s.site], to[s.site])})
+            s
+            if s.layer is None
+            else s.model_copy(update={"layer": map_depth(s.layer, now[s.site], to[s.site])})
             for s in self.stages
         )
         places = [(s.site, s.layer) for s in stages]

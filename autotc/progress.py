@@ -38,7 +38,10 @@ class SearchProgress:
         self._quiet = quiet
         self._last: tuple[str, float] = ("", 0.0)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"), console=self._console
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            console=self._console,
         )
         self._task = self._bar.add_task("starting", total=None, text="loading the model")
 

@@ -125,8 +125,16 @@ def budgets(view: TokenView, budget: Budget) -> Tensor:
     return torch.minimum(wanted, view.counts)
 
 
-def param(default: Any, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] | None = None,
-          log: bool = False, search: bool = True, help: str = "") -> Any:
+def param(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    log: bool = False,
+    search: bool = True,
+    help: str = "",
+) -> Any:
     """Declare a parameter of a reducer with its range.
 
     Args:
@@ -244,7 +252,9 @@ def check_param(cls: type[Reducer], name: str, value: Any) -> None:
     """
     known = {item.name: item for item in fields(cls)}
     if name not in known:
-        raise SpecError(f"{cls.name}: unknown parameter {name!r}. {nearest(name, known) if known else 'It has none.'}")
+        raise SpecError(
+            f"{cls.name}: unknown parameter {name!r}. {nearest(name, known) if known else 'It has none.'}"
+        )
     meta, default = known[name].metadata, known[name].default
     choices = meta.get("choices")
     if choices is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from autotc.search._session import Evaluates
 
 STARTED = time.monotonic()
+OPTIONS = frozenset(SearchSpec.model_fields) - {"reducers"}
 
 
 def search(options: dict[str, Any], quiet: bool) -> Result:
@@ -38,7 +40,9 @@ def search(options: dict[str, Any], quiet: bool) -> Result:
         for note in setting.notes:
             console.print(note)
     with SearchProgress(quiet) as progress:
-        return Study(spec, store, setting, progress, STARTED).run()
+        result = Study(spec, store, setting, progress, STARTED).run()
+    said = () if quiet else setting.notes
+    return replace(result, notes=tuple(note for note in result.notes if note not in said))
 
 
 def prepare(spec: SearchSpec) -> Setting:
@@ -53,10 +57,14 @@ def prepare(spec: SearchSpec) -> Setting:
     task = make_task(spec.data, spec.skip_bad)
     notes = [note]
     if spec.data and not task.answered:
-        notes.append("The data has no answers: quality is agreement with the uncompressed model, not correctness.")
+        notes.append(
+            "The data has no answers: quality is agreement with the uncompressed model, not correctness."
+        )
     skipped = getattr(task, "skipped", [])
     if skipped:
-        notes.append(f"{len(skipped)} lines with unreadable images were left out, the first in line {skipped[0][0]}.")
+        notes.append(
+            f"{len(skipped)} lines with unreadable images were left out, the first in line {skipped[0][0]}."
+        )
     workload = spec.parsed_workload()
     if spec.data and spec.workload is None:
         workload = task.workload()  # type: ignore[attr-defined]
@@ -108,7 +116,13 @@ def _evaluated(source: ModelSource, evaluate_on: str) -> tuple[Path, str, str]:
         raise ModelError(
             f"--evaluate-on proxy: no proxy ships for the family {source.family}; give a folder with weights to --model"
         )
-    why = "were not found here" if not source.weights else "do not fit into memory" if not fits else "were not asked for"
+    why = (
+        "were not found here"
+        if not source.weights
+        else "do not fit into memory"
+        if not fits
+        else "were not asked for"
+    )
     return (
         folder,
         f"proxy:{folder.name}",
@@ -125,7 +139,11 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
     """Print the front, what it is compared with, and what to type next."""
     headings = {"finished": "Finished", "stopped": "Time is up", "interrupted": "Interrupted"}
     console.print()
-    view = FrontView.read(Store(storage), result.study, None, None) if result.trials or result.references else None
+    view = (
+        FrontView.read(Store(storage), result.study, None, None)
+        if result.trials or result.references
+        else None
+    )
     if view is not None:
         view.print()
     console.print()
@@ -138,17 +156,14 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
     for note in result.notes:
         console.print(f"[dim]note: {note}[/]")
     console.print(
-        f"\n[bold]{headings[result.state]}[/]: {result.trials} of {result.total} trials, {len(result.front)} on the front, "
-        f"{duration(time.monotonic() - STARTED)} min. Next:"
+        f"\n[bold]{headings[result.state]}[/]: {result.trials} of {result.total} trials, "
+        f"{len(result.front)} on the front, {duration(time.monotonic() - STARTED)} min. Next:"
     )
     for line in result.next:
         console.print(f"  {line}", markup=False)
     if profile:
         shares = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in result.profile.parts_s.items())
         console.print(
-            f"profile: {result.profile.wall_s:.1f} s after start-up, {result.profile.outside:.1%} outside the evaluator "
-            f"({shares})"
+            f"profile: {result.profile.wall_s:.1f} s after start-up, {result.profile.outside:.1%} outside the "
+            f"evaluator ({shares})"
         )
-
-
-

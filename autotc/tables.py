@@ -53,7 +53,9 @@ def cost(anatomy: Anatomy, load: Workload, policy: Policy | None, found: Cost) -
     for part, value in found.parts.items():
         table.add_row(f"  of it {part}", f"{value:,.1f}", "TFLOP/1000 requests")
     table.add_row("peak memory", f"{found.memory_gib:,.2f}", "GiB")
-    table.add_row("visual tokens, mean over decoder layers", f"{found.visual_tokens:,.1f}", "tokens a request")
+    table.add_row(
+        "visual tokens, mean over decoder layers", f"{found.visual_tokens:,.1f}", "tokens a request"
+    )
     console.print(table)
 
 
@@ -254,7 +256,14 @@ class FrontView:
         limit = limit if limit is not None else row.spec.get("max_tflops")
         chosen, split = pareto_front(everything, limit, convention)
         return FrontView(
-            study, row.evaluated_on, row.spec.get("workload") or {}, limit, convention, everything, chosen, split
+            study,
+            row.evaluated_on,
+            row.spec.get("workload") or {},
+            limit,
+            convention,
+            everything,
+            chosen,
+            split,
         )
 
     @property
@@ -294,7 +303,14 @@ class FrontView:
             console.print("No finished trial is within the limit yet.")
             return
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("trial", "TFLOP lit.", "TFLOP exact", "tokens", f"quality ({self.split})", "quality (held-out)"):
+        for name in (
+            "trial",
+            "TFLOP lit.",
+            "TFLOP exact",
+            "tokens",
+            f"quality ({self.split})",
+            "quality (held-out)",
+        ):
             table.add_column(name, justify="right")
         table.add_column("policy", overflow="fold")
         for m in self.front:
@@ -330,7 +346,9 @@ def exported(path: Path, policy: Policy) -> None:
         "        output = model.generate(**inputs)\n",
         markup=False,
     )
-    console.print(f"Check it on your weights: autotc verify {path} --model FOLDER --data my.jsonl", style="dim")
+    console.print(
+        f"Check it on your weights: autotc verify {path} --model FOLDER --data my.jsonl", style="dim"
+    )
 
 
 def measurement(measured: Measurement) -> None:
@@ -342,15 +360,25 @@ def measurement(measured: Measurement) -> None:
     full = {n.name: n for n in measured.full}
     for number in measured.numbers:
         other = full.get(number.name)
-        written = (lambda n: "-" if n is None else f"{n.value:.3f} ± {n.stderr or 0:.3f}") if number.name == "kl" else percent
-        table.add_row(number.name.replace("_", " "), written(number), written(other), str(number.n or "-"), number.unit)
+        written = (
+            (lambda n: "-" if n is None else f"{n.value:.3f} ± {n.stderr or 0:.3f}")
+            if number.name == "kl"
+            else percent
+        )
+        table.add_row(
+            number.name.replace("_", " "), written(number), written(other), str(number.n or "-"), number.unit
+        )
     console.print(table)
     error = "" if measured.stderr is None else f" ± {100 * measured.stderr:.1f}"
-    console.print(f"difference to uncompressed: {100 * measured.difference:+.1f}{error} points of {measured.metric}, paired")
+    console.print(
+        f"difference to uncompressed: {100 * measured.difference:+.1f}{error} points of {measured.metric}, paired"
+    )
     if measured.numbers:
         console.print(f"[dim]measured on {measured.numbers[0].on}, {measured.numbers[0].split} split[/]")
     if measured.metric == "agreement":
-        console.print("The data has no answers: quality is agreement with the uncompressed model, not correctness.")
+        console.print(
+            "The data has no answers: quality is agreement with the uncompressed model, not correctness."
+        )
     if measured.skipped:
         console.print(f"{measured.skipped} lines with unreadable images were left out.")
 
@@ -358,13 +386,20 @@ def measurement(measured: Measurement) -> None:
 def verdict(result: Verdict) -> None:
     """Print whether a policy passed."""
     measurement(result.measured)
-    low = "unknown (one image only)" if result.measured.low is None else f"{100 * result.measured.low:+.1f} points"
+    low = (
+        "unknown (one image only)"
+        if result.measured.low is None
+        else f"{100 * result.measured.low:+.1f} points"
+    )
     if result.passed:
-        console.print(f"[bold]verified[/]: the loss is within {100 * result.max_drop:g} points (95 % bound {low}); {result.path} says so now")
+        console.print(
+            f"[bold]verified[/]: the loss is within {100 * result.max_drop:g} points (95 % bound {low}); "
+            f"{result.path} says so now"
+        )
     else:
         console.print(
-            f"[bold]not verified[/]: the 95 % bound of the difference is {low}, accepted are {-100 * result.max_drop:g} points. "
-            "More --examples narrow it; a policy that keeps more loses less"
+            f"[bold]not verified[/]: the 95 % bound of the difference is {low}, "
+            f"accepted are {-100 * result.max_drop:g} points. More --examples narrow it; a policy that keeps more loses less"
         )
 
 
@@ -375,7 +410,13 @@ def bench(result: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "first site" else "right")
     for row in (*result["sites"], result["overall"]):
         table.add_row(
-            row["site"], str(row["policies"]), f"{row['plain_s']:.2f} s", f"{row['reuse_s']:.2f} s", f"{row['ratio']:.2f} x"
+            row["site"],
+            str(row["policies"]),
+            f"{row['plain_s']:.2f} s",
+            f"{row['reuse_s']:.2f} s",
+            f"{row['ratio']:.2f} x",
         )
     console.print(table)
-    console.print(f"[dim]{result['examples']} examples a policy on {result['on']}, one process, {result['threads']} threads[/]")
+    console.print(
+        f"[dim]{result['examples']} examples a policy on {result['on']}, one process, {result['threads']} threads[/]"
+    )

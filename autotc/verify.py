@@ -83,7 +83,12 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return {**self.measured.as_dict(), "max_drop": self.max_drop, "passed": self.passed, "file": str(self.path)}
+        return {
+            **self.measured.as_dict(),
+            "max_drop": self.max_drop,
+            "passed": self.passed,
+            "file": str(self.path),
+        }
 
 
 def measure(
@@ -107,7 +112,9 @@ def measure(
     if not source.weights:
         folder = proxy_folder(source.family) if allow_proxy else None
         if folder is None:
-            raise ModelError(f"--model: no weights of {source.id} on this machine; give the folder that holds them")
+            raise ModelError(
+                f"--model: no weights of {source.id} on this machine; give the folder that holds them"
+            )
         on = f"proxy:{folder.name}"
     anatomy = resolve_model(str(folder)).anatomy
     here = (policy or Policy(model=_reference(anatomy))).for_model(anatomy)
@@ -142,7 +149,9 @@ def verify(path: Path, model: str, task: Task, examples: int, max_drop: float) -
     verdict = Verdict(measure(model, policy, task, "held-out", examples, allow_proxy=False), max_drop, path)
     if verdict.passed:
         kept = [n for n in policy.expected if n.kind == "estimated"]
-        done = policy.model_copy(update={"status": "verified", "expected": (*verdict.measured.numbers, *kept)})
+        done = policy.model_copy(
+            update={"status": "verified", "expected": (*verdict.measured.numbers, *kept)}
+        )
         write_text(path, done.json_text())
     return verdict
 

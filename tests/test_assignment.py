@@ -23,7 +23,9 @@ def random_merge(generator: torch.Generator, b: int, n: int, normalise: str) -> 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 17), st.sampled_from(["size", "count", "none"]))
+@given(
+    st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 17), st.sampled_from(["size", "count", "none"])
+)
 def test_sparse_equals_dense(seed, b, n, normalise):
     generator = torch.Generator().manual_seed(seed)
     a = random_merge(generator, b, n, normalise)

@@ -116,7 +116,13 @@ def test_export_of_an_unknown_trial_writes_nothing(searched):
 
 def test_list_and_show(searched):
     assert json.loads(searched("list", "reducers", "--json")[1])[0].keys() >= {
-        "name", "sites", "needs", "query_aware", "fidelity", "source", "presets",
+        "name",
+        "sites",
+        "needs",
+        "query_aware",
+        "fidelity",
+        "source",
+        "presets",
     }
     assert "fastv" in searched("list", "reducers")[1]
     assert "2403.06764" in searched("show", "fastv")[1]
@@ -162,8 +168,22 @@ def test_bad_input_is_explained_with_exit_code_2_and_nothing_is_written(autotc, 
 
 
 def test_every_command_has_help(autotc):
-    for words in ((), ("search",), ("front",), ("export",), ("eval",), ("verify",), ("cost",), ("list",), ("show",),
-                  ("db",), ("db", "upgrade"), ("db", "check"), ("bench",), ("bench", "evaluate")):
+    for words in (
+        (),
+        ("search",),
+        ("front",),
+        ("export",),
+        ("eval",),
+        ("verify",),
+        ("cost",),
+        ("list",),
+        ("show",),
+        ("db",),
+        ("db", "upgrade"),
+        ("db", "check"),
+        ("bench",),
+        ("bench", "evaluate"),
+    ):
         code, out, _ = autotc(*words, "--help")
         assert code == 0
         assert "Usage" in out

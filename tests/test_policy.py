@@ -69,7 +69,10 @@ def test_describe_reads_like_a_sentence():
         (stage(site="projector"), "has no layers"),
         (stage(site="cache", layer=None), "not supported yet"),
         (stage(site="attic"), "stages[0].site"),
-        (document(stages=[{"site": "projector", "reducer": "divprune", "keep": 0}]), "only possible at site 'decoder'"),
+        (
+            document(stages=[{"site": "projector", "reducer": "divprune", "keep": 0}]),
+            "only possible at site 'decoder'",
+        ),
         (
             document(
                 stages=[
@@ -156,7 +159,7 @@ def test_for_model_maps_depths_and_refuses_collisions_and_other_families():
     )
     with pytest.raises(PolicyError, match="same layer"):
         load_policy(close).for_model(anatomy(14))
-    with pytest.raises(PolicyError, match="model.family"):
+    with pytest.raises(PolicyError, match=r"model\.family"):
         policy.for_model(anatomy(14, family="llava"))
 
 
