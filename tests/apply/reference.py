@@ -134,8 +134,9 @@ def _masked_tower(model: Any, policy: Policy, kept: Kept) -> Iterator[None]:
             def hook(module: Any, args: Any, kwargs: dict[str, Any], stage: int = now[-1]) -> Any:
                 hidden = args[0]
                 mask = torch.zeros(len(hidden), 1, 1, hidden.shape[1], dtype=hidden.dtype)
-                for image, mine in enumerate(kept[stage]):
-                    gone = sorted(set(range(hidden.shape[1] - 1)) - set(mine))
+                repeats = len(hidden) // len(kept[stage])  # older transformers encode once a beam
+                for image in range(len(hidden)):
+                    gone = sorted(set(range(hidden.shape[1] - 1)) - set(kept[stage][image // repeats]))
                     mask[image, 0, 0, [1 + g for g in gone]] = torch.finfo(hidden.dtype).min
                 return (hidden,), {
                     **{k: v for k, v in kwargs.items() if k != "attention_mask"},
@@ -181,7 +182,8 @@ def tower_order(model: Any, grid_thw: Tensor) -> Tensor:
 
 def _rows_gone(model: Any, grid_thw: Tensor, kept: list[list[int]]) -> Tensor:
     starts = [0, *(grid_thw.prod(1) // 4).cumsum(0).tolist()]
-    left = {starts[i] + s for i, mine in enumerate(kept) for s in mine}
+    repeats = len(grid_thw) // len(kept)  # older transformers encode once a beam
+    left = {starts[i] + s for i in range(len(grid_thw)) for s in kept[i // repeats]}
     groups = torch.tensor([int(i) not in left for i in tower_order(model, grid_thw)])
     return groups.repeat_interleave(4)
 
