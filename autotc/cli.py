@@ -95,7 +95,7 @@ def _latest(store: Any, study: str | None) -> str:
         raise SpecError(
             f"{store.url_shown} holds no study yet. Start one: autotc search --model qwen2.5-vl --max-tflops 800"
         )
-    return max(rows, key=lambda row: row.created).name
+    return str(max(rows, key=lambda row: row.created).name)
 
 
 @app.command()

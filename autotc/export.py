@@ -91,7 +91,8 @@ def member(row: TrialRow) -> Member:
     )
     reference = row.role == "reference"
     label = (row.label or row.policy.describe()) if reference else None
-    return Member(label if label else row.number, label, row.policy, (*row.numbers, *costs))
+    trial = label if label is not None else row.number or 0
+    return Member(trial, label, row.policy, (*row.numbers, *costs))
 
 
 def members(store: Store, study: str) -> list[Member]:

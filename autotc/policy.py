@@ -240,7 +240,6 @@ def _explain(error: ValidationError) -> str:
 
 
 def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    owner: type[BaseModel] = {"model": ModelRef, "stages": Stage, "expected": Number}.get(
-        str(loc[0]) if loc else "", Policy
-    )
+    owners: dict[str, type[BaseModel]] = {"model": ModelRef, "stages": Stage, "expected": Number}
+    owner = owners.get(str(loc[0]) if loc else "", Policy)
     return [field.alias or name for name, field in owner.model_fields.items()]

@@ -399,7 +399,8 @@ def verdict(result: Verdict) -> None:
     else:
         console.print(
             f"[bold]not verified[/]: the 95 % bound of the difference is {low}, "
-            f"accepted are {-100 * result.max_drop:g} points. More --examples narrow it; a policy that keeps more loses less"
+            f"accepted are {-100 * result.max_drop:g} points. "
+            "More --examples narrow it; a policy that keeps more loses less"
         )
 
 
