@@ -281,11 +281,14 @@ def resolve_model(name: str, download: bool = False) -> ModelSource:
 def _cached(id: str, download: bool) -> Path | None:
     """Return the folder of a Hugging Face id on this machine, or None."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
         folder = Path(snapshot_download(id, local_files_only=not download, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
+        if not download:
+            return None
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"--model: {id!r} could not be downloaded: {reason}") from error
     return folder if (folder / "config.json").is_file() else None

@@ -55,6 +55,14 @@ def test_old_flat_config_file_is_read():
     assert anatomy(flat).decoder == anatomy("qwen2-vl-7b").decoder
 
 
+def test_the_package_s_anatomy_is_callable_whatever_was_imported() -> None:
+    import autotc
+    import autotc.anatomy
+    import autotc.apply
+
+    assert autotc.anatomy("llava-1.5-7b") == anatomy("llava-1.5-7b")  # type: ignore[operator]
+
+
 def test_unknown_models_name_the_nearest():
     with pytest.raises(ModelError, match=r"qwen2\.5-vl"):
         resolve_model("qwen25-vl")
