@@ -10,14 +10,20 @@ from autotc.tasks.scenes import GROUPS
 
 
 def write_card(model: Path, out: Path) -> None:
-    """Write ``out/README.md`` from ``out/metrics.json`` and, if there, ``out/train.log.jsonl``."""
+    """Write ``out/README.md`` from ``metrics.json``, ``train.log.jsonl`` and ``history.md`` there.
+
+    Only the first of the three must exist.
+    """
     settings = json.loads((out / "metrics.json").read_text())["settings"]
     config = json.loads((model / "config.json").read_text())
     size = (model / "model.safetensors").stat().st_size
     log = out / "train.log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     parts = [_head(config, size), _accuracy(settings), _pruning(settings), _withdrawal(settings)]
-    parts += [_sizes(settings), _training(lines), _limits()]
+    parts += [_sizes(settings), _training(lines)]
+    if (out / "history.md").is_file():
+        parts.append("### How these weights came about\n\n" + (out / "history.md").read_text())
+    parts.append(_limits())
     (out / "README.md").write_text("\n".join(parts))
 
 

@@ -19,6 +19,7 @@ from autotc.tasks import scenes
 QUESTIONS = 8  # an image
 BLOCK = 12  # tokens of the longest question with its suffix and answer
 IGNORE = -100
+SLOW = {"where": 5.0, "relation": 4.0, "count": 2.0}  # weights of groups that are learned last
 _NAMES = {name: i + 1 for i, name in enumerate([*map(str, range(10)), *scenes.SHAPES])}
 _COLORS = {name: i + 1 for i, name in enumerate(scenes.COLORS)}
 # Classes of the dense labels: object, colour, and the tag digit (with its place) whose middle lies
@@ -76,7 +77,8 @@ def make_batch(
             tokens[i, j, : last + 1] = ask + answer
             targets[i, j, first : last + 1] = [*answer, v.END]
             # A long answer counts more than a short one, but not in proportion.
-            weights[i, j, first:last] = len(answer) ** -0.5
+            share = SLOW.get(question.group, 1.0)
+            weights[i, j, first:last] = share * len(answer) ** -0.5
             weights[i, j, last] = 0.1
             groups[i, j] = scenes.GROUPS.index(question.group)
     return Batch(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotc.proxies import NAMES, folder, pruning
+from autotc.proxies import folder, names, pruning
 from autotc.proxies.card import write_card
 from autotc.tasks.scenes import GROUPS
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    path = options.model or folder(NAMES[0])
+    path = options.model or folder(names()[0])
     metrics = evaluate(path, options.examples, options.processes)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")

@@ -24,6 +24,7 @@ from autotc.proxies import vocabulary as v
 from autotc.proxies.model import CELL, MEAN, MERGE, PATCH, STD, WINDOW
 
 FIRST = len(v.PREFIX.split())  # place of the first visual token
+MIDDLE = (4, 7)  # decoder layers at whose entrance visual tokens should know their place
 MASKED = -1e9  # finite, so that a row with nothing to see stays a number
 
 
@@ -196,14 +197,18 @@ class Forward:
 
     def read(
         self, visual: Tensor, rows: int, tokens: Tensor, keep: Tensor | None, late: int = 0
-    ) -> Tensor:
-        """Return the last hidden states (B, Q, T, D) of the question blocks.
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run the decoder on the visual tokens and all questions.
 
         Args:
             visual: (B, N, D) in raster order of a grid with ``rows`` rows.
             tokens: (B, Q, T) ids of question, suffix and answer, padded on the right.
             keep: (2, B, N) bool, which visual tokens can be seen before layer ``late`` and from
                 there on; None means all of them everywhere.
+
+        Returns:
+            The last hidden states (B, Q, T, D) of the question blocks, and the visual tokens
+            (B, N, D) as they enter each layer of ``MIDDLE``.
         """
         b, n, _ = visual.shape
         x, y = self.embed(visual, tokens)
@@ -212,9 +217,12 @@ class Forward:
             keep = torch.ones(2, b, n, dtype=torch.bool, device=visual.device)
         hidden = ~F.pad(keep, (FIRST, 1), value=True)
         bias = torch.where(hidden, MASKED, 0.0)[:, :, None, None]
+        middle = []
         for j in range(len(self.text.layers)):
+            if j in MIDDLE:
+                middle.append(x[:, FIRST : FIRST + n])
             x, y = self.layer(j, x, y, tables, bias[int(j >= late)])
-        return rms_norm(y, self.text.norm.weight)
+        return rms_norm(y, self.text.norm.weight), middle
 
     def embed(self, visual: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return what enters the decoder: the shared part (B, P, D) and blocks (B, Q, T, D)."""

@@ -50,14 +50,14 @@ STAGES = (
             View((112, 168), (112, 168), 16),
             View((168, 112), (168, 112), 16),
         ),
-        (0.60, 0.22, 0.03, 0.07, 0.04, 0.02, 0.02),
+        (0.68, 0.20, 0.02, 0.05, 0.03, 0.01, 0.01),
         drops=True,
     ),
 )
 COMPILED = (112, 168)  # sizes used often enough to repay a minute of compilation each
 
 WARMUP = 100  # steps
-DECAY_FROM = 0.58  # progress at which the learning rate starts to fall to 0
+DECAY_FROM = 0.60  # progress at which the learning rate starts to fall to 0
 DROP_SHARE, BLIND_SHARE, LATE_SHARE = 0.10, 0.3, 0.08
 
 

@@ -38,7 +38,7 @@ def test_packed_forward_equals_hugging_face(tiny, size):
     reference = tiny.model.visual(pixels, grid_thw=grid).pooler_output
     torch.testing.assert_close(visual.flatten(0, 1), reference, atol=2e-6, rtol=1e-4)
 
-    logits = forward.logits(forward.read(visual, batch.rows, batch.tokens, None))
+    logits = forward.logits(forward.read(visual, batch.rows, batch.tokens, None)[0])
     head = [*v.encode(v.PREFIX), *[v.IMAGE] * visual.shape[1], v.VISION_END]
     for question in range(3):
         ids = torch.cat((torch.tensor([head] * 2), batch.tokens[:, question]), 1)
@@ -60,10 +60,10 @@ def test_hidden_tokens_have_no_influence_from_their_layer_on(tiny):
     keep[:, :, 10:40] = False
     changed = visual.clone()
     changed[:, 10:40] += 1
-    one, two = (forward.read(x, 8, batch.tokens, keep) for x in (visual, changed))
+    one, two = (forward.read(x, 8, batch.tokens, keep)[0] for x in (visual, changed))
     torch.testing.assert_close(one, two)
     keep[0] = True  # now only hidden from layer 2 on: before that they are seen
-    one, two = (forward.read(x, 8, batch.tokens, keep, late=2) for x in (visual, changed))
+    one, two = (forward.read(x, 8, batch.tokens, keep, 2)[0] for x in (visual, changed))
     assert (one - two).abs().max() > 1e-3
 
 

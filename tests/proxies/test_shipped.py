@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autotc.proxies import NAMES, folder
+from autotc.proxies import folder, names
 from autotc.proxies import vocabulary as v
 from autotc.tasks.scenes import draw_scene
 
@@ -17,7 +17,7 @@ from autotc.tasks.scenes import draw_scene
 def shipped():
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-    path = folder(NAMES[0])
+    path = folder(names()[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return (
@@ -60,7 +60,7 @@ def test_it_answers_through_generate(shipped):
 
 def test_it_is_what_the_package_may_carry(shipped):
     model, tokenizer, processor = shipped
-    path = folder(NAMES[0])
+    path = folder(names()[0])
     assert sum(file.stat().st_size for file in path.iterdir()) < 12e6
     assert model.config.text_config.num_hidden_layers == 14
     assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
