@@ -8,7 +8,6 @@ All of it is bounded in bytes; what does not fit is computed again, with the sam
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from autotc._inputs import WrappedProcessor
+from autotc._memory import default_limit_bytes
 from autotc._score import Answers, Scores
 from autotc._stages import Step
 from autotc.adapter import ModelAdapter
@@ -277,15 +277,6 @@ def nbytes(prefix: Prefix) -> int:
     if prefix.cache is not None:
         visit([[layer.keys, layer.values] for layer in prefix.cache.layers])
     return sum(seen.values())
-
-
-def default_limit_bytes() -> int:
-    """Return a quarter of the machine's memory, at most 6 GiB."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        total = 8 << 30
-    return int(min(total // 4, 6 << 30))
 
 
 def batch_size(anatomy: Anatomy, tokens: int, most: int, bytes_each: int = 4) -> int:

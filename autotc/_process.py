@@ -14,12 +14,14 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from autotc._memory import default_limit_bytes
 from autotc._outcomes import Outcomes, numbers
-from autotc.errors import AutotcError
+from autotc.errors import AutotcError, DataError
 from autotc.policy import Number, Policy
 from autotc.task import Split, Task
 
@@ -30,68 +32,107 @@ class ProcessLost(RuntimeError):
     """The child ended during an evaluation; the next one gets a new child."""
 
 
+SMALL_BYTES = 256 << 20  # weights up to this size are loaded once a process
+MOST_PROCESSES = 4
+
+
+def shared_cores(folder: str | Path, cores: int) -> dict[str, int]:
+    """Return `processes` and `threads` of an `EvaluatorProcess` for a model folder on some cores: small
+    models run once a core, large ones once with all cores.
+    """
+    weights = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    if weights > SMALL_BYTES:
+        return {"processes": 1, "threads": cores}
+    return {"processes": max(1, min(cores, MOST_PROCESSES)), "threads": 1}
+
+
 class EvaluatorProcess:
-    """An `Evaluator` in a child process, started when it is first needed and replaced when it is lost.
+    """Evaluates in child processes, started when they are first needed and replaced when they are lost.
+
+    With several children each takes every second (third, ...) step of the batch grid, one thread each: on
+    shared cores that is far steadier than one process with several threads, which wait for one another at
+    every operation.
 
     Args:
         model: a model folder.
-        task: the data; it travels to the child by pickle.
-        recycle_after: evaluations after which the child is replaced.
+        task: the data; it travels to the children by pickle.
+        processes: how many children share the examples.
+        recycle_after: evaluations after which the children are replaced.
+        batch: examples that run together, at most.
         options: of `Evaluator`.
     """
 
     def __init__(
-        self, model: str | Path, task: Task, *, recycle_after: int = RECYCLE_AFTER, **options: Any
+        self,
+        model: str | Path,
+        task: Task,
+        *,
+        processes: int = 1,
+        recycle_after: int = RECYCLE_AFTER,
+        batch: int = 32,
+        **options: Any,
     ) -> None:
-        self._work = (str(model), task, options)
-        self._recycle_after = recycle_after
-        self._child: subprocess.Popen[bytes] | None = None
-        self._count = 0
+        options = {**options, "batch": batch}
+        if processes > 1:
+            options.setdefault("threads", 1)
+            options.setdefault("limit_bytes", default_limit_bytes() // processes)
+        self._children = [_Child((str(model), task, options)) for _ in range(processes)]
+        self._recycle_after, self._batch, self._count = recycle_after, batch, 0
 
     @property
-    def pid(self) -> int | None:
-        """Process id of the child, while there is one."""
-        return None if self._child is None else self._child.pid
+    def pids(self) -> list[int]:
+        """Process ids of the children that are there."""
+        return [child.process.pid for child in self._children if child.process is not None]
 
     def evaluate(self, policy: Policy | None, split: Split, n: int, *, start: int = 0) -> Outcomes:
-        """Run a policy in the child; see `Evaluator.evaluate`.
+        """Run a policy in the children; see `Evaluator.evaluate`.
 
         Raises:
-            ProcessLost: the child crashed or was killed.
+            ProcessLost: a child crashed or was killed.
             MemoryError: it ran out of memory and said so.
-            RuntimeError: any other failure in the child, with its last line and where it was.
+            RuntimeError: any other failure in a child, with its last line and where it was.
             AutotcError: as `Evaluator.evaluate` raises it.
         """
         if self._count >= self._recycle_after:
             self.close()
-        answer = self._ask((policy, split, n, start))
         self._count += 1
-        if isinstance(answer, Outcomes):
-            return answer
-        if answer["memory"]:
-            self.close()  # what it holds is given back
-            raise MemoryError(answer["text"])
-        if isinstance(answer["error"], AutotcError):
-            raise answer["error"]
-        raise RuntimeError(f"{answer['text']} ({answer['where']})")
+        shares = share(start, n, self._batch, len(self._children))
+        answers: list[list[tuple[int, Outcomes]] | BaseException] = [[] for _ in shares]
+
+        def ask(i: int) -> None:
+            try:
+                answers[i] = self._children[i].ask((policy, split, shares[i]))
+            except BaseException as error:
+                answers[i] = error
+
+        if len(shares) == 1:
+            ask(0)
+        else:
+            threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(len(shares))]
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            except BaseException:
+                self.close()  # interrupted half-way: what they would answer later belongs to nobody
+                raise
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return _joined(
+            [part for answer in answers if isinstance(answer, list) for part in answer], split, start
+        )
 
     def numbers(self, outcomes: Outcomes) -> list[Number]:
-        """Return quality, worst group, grounded score, agreement, KL and next question with standard
-        errors.
-        """
+        """Return quality, worst group, grounded score, agreement, KL, next question with standard errors."""
         return numbers(outcomes)
 
     def close(self) -> None:
-        """End the child; the next evaluation starts another one."""
-        child, self._child, self._count = self._child, None, 0
-        if child is None:
-            return
-        child.kill()
-        child.wait()
-        for stream in (child.stdin, child.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # flushing to a process that is gone
-                    stream.close()
+        """End the children; the next evaluation starts others."""
+        self._count = 0
+        for child in self._children:
+            child.close()
 
     def __enter__(self) -> EvaluatorProcess:
         return self
@@ -102,36 +143,93 @@ class EvaluatorProcess:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        for child in getattr(self, "_children", ()):
+            child.close()
 
-    def _ask(self, request: Any) -> Any:
+
+def share(start: int, n: int, batch: int, processes: int) -> list[list[tuple[int, int]]]:
+    """Divide examples start..start+n-1 along the batch grid: for each process (start, n) pieces, at least one
+    piece in the first process; a process that has none is left out at the end.
+    """
+    pieces: list[tuple[int, int]] = []
+    while n > 0 or not pieces:
+        size = min(n, batch - start % batch)
+        pieces.append((start, size))
+        start, n = start + size, n - size
+    first = pieces[0][0] // batch
+    shares: list[list[tuple[int, int]]] = [[] for _ in range(processes)]
+    for piece in pieces:
+        # by place on the grid, so that a piece always meets the process that holds its prefills
+        shares[(piece[0] // batch) % processes].append(piece)
+    return shares if len(pieces) > 1 else [*shares[: first % processes], [pieces[0]]]
+
+
+def _joined(parts: list[tuple[int, Outcomes]], split: str, start: int) -> Outcomes:
+    parts.sort(key=lambda part: part[0])
+    whole = None
+    for _, outcomes in parts:
+        whole = outcomes if whole is None else whole + outcomes
+    if whole is None:
+        raise DataError(f"the {split} split has no example number {start}")
+    return whole
+
+
+class _Child:
+    """One child process and the pipes to it."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: Any) -> Any:
+        """Send a request and wait for its answer; raise what went wrong."""
         try:
             child = self._started()
             assert child.stdin is not None and child.stdout is not None
             _send(child.stdin, request)
-            return pickle.load(child.stdout)
+            answer = pickle.load(child.stdout)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
-            code = None if self._child is None else self._child.wait()
+            code = None if self.process is None else self.process.wait()
             self.close()
             killed = " (killed: perhaps the machine was out of memory)" if code == -9 else ""
             raise ProcessLost(f"the evaluation process ended with code {code}{killed}") from error
         except BaseException:
-            self.close()  # interrupted half-way: what it would answer later belongs to nobody
+            self.close()
             raise
+        if isinstance(answer, list):
+            return answer
+        if answer["memory"]:
+            self.close()  # what it holds is given back
+            raise MemoryError(answer["text"])
+        if isinstance(answer["error"], AutotcError):
+            raise answer["error"]
+        raise RuntimeError(f"{answer['text']} ({answer['where']})")
+
+    def close(self) -> None:
+        """End the process."""
+        child, self.process = self.process, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # flushing to a process that is gone
+                    stream.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self._child is None or self._child.poll() is not None:
+        if self.process is None or self.process.poll() is not None:
             self.close()
-            self._child = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", "from autotc._process import serve; serve()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 start_new_session=True,
             )
-            assert self._child.stdin is not None
-            _send(self._child.stdin, self._work)
-        return self._child
+            assert self.process.stdin is not None
+            _send(self.process.stdin, self._work)
+        return self.process
 
 
 def serve() -> None:
@@ -142,16 +240,26 @@ def serve() -> None:
     work = pickle.load(requests)
     inbox = _Inbox(requests)
     while True:
-        policy, split, n, start = inbox.take()
+        policy, split, pieces = inbox.take()
         try:
             if evaluator is None:
                 from autotc.evaluate import Evaluator
 
                 evaluator = Evaluator(work[0], work[1], **work[2])
-            answer: Any = evaluator.evaluate(policy, split, n, start=start)
+            answer: Any = list(_pieces(evaluator, policy, split, pieces))
         except Exception as error:  # errors travel to the parent as data
             answer = _described(error)
         _send(answers, answer)
+
+
+def _pieces(
+    evaluator: Any, policy: Policy | None, split: Split, pieces: list[tuple[int, int]]
+) -> Iterator[tuple[int, Outcomes]]:
+    """Evaluate pieces until the split ends; whether there was anything at all is for the parent to say."""
+    there = len(evaluator.task.examples(split, max((start + n for start, n in pieces), default=0)))
+    for start, n in pieces:
+        if start < there:
+            yield start, evaluator.evaluate(policy, split, n, start=start)
 
 
 class _Inbox:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from autotc._outcomes import COLUMNS
-from autotc._process import EvaluatorProcess, ProcessLost, _described
-from autotc.errors import PolicyError
+from autotc._process import EvaluatorProcess, ProcessLost, _described, share, shared_cores
+from autotc.errors import DataError, PolicyError
 from autotc.evaluate import Evaluator
-from tests.evaluate_fixtures import Deadly, policy, qwen_folder
+from tests.evaluate_fixtures import Deadly, Toy, policy, qwen_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,14 +47,45 @@ def test_a_child_gives_the_same_figures_and_is_replaced_when_it_is_lost() -> Non
         wrong = chosen.model_copy(update={"model": chosen.model.model_copy(update={"decoder_layers": 28})})
         with pytest.raises(PolicyError, match="28 decoder layers"):
             there.evaluate(wrong, "search", 4)
-        first = there.pid
-        assert first is not None
+        first = there.pids
+        assert len(first) == 1
         with pytest.raises(ProcessLost, match="code 7"):
             there.evaluate(chosen, "search", Deadly.at)
         assert len(there.evaluate(chosen, "search", 2)) == 2
-        second = there.pid
-        assert second not in (None, first)
-    assert there.pid is None and gone(second or 0)
+        second = there.pids
+        assert len(second) == 1 and second != first
+    assert there.pids == [] and gone(second[0])
+
+
+@pytest.mark.slow
+def test_children_that_share_the_examples_give_the_same_figures() -> None:
+    folder, task = qwen_folder(), Toy(images=5)
+    chosen = policy(folder, ("decoder", 2, "fastv", 0.5))
+    here = Evaluator(folder, task, batch=4, on="tiny").evaluate(chosen, "search", 9, start=1)
+    with EvaluatorProcess(folder, task, processes=2, batch=4, on="tiny") as there:
+        found = there.evaluate(chosen, "search", 9, start=1)
+        for name in COLUMNS:
+            np.testing.assert_array_equal(getattr(here, name), getattr(found, name), err_msg=name)
+        assert found.trace[0] == pytest.approx(here.trace[0])
+        assert len(there.evaluate(chosen, "search", 99)) == 10
+        with pytest.raises(DataError, match="no example number 10"):
+            there.evaluate(chosen, "search", 4, start=10)
+
+
+def test_small_models_run_once_a_core_and_large_ones_once(tmp_path: Path) -> None:
+    assert shared_cores(qwen_folder(), 2) == {"processes": 2, "threads": 1}
+    assert shared_cores(qwen_folder(), 64) == {"processes": 4, "threads": 1}
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(1 << 30)  # a hole: takes no room
+    assert shared_cores(tmp_path, 8) == {"processes": 1, "threads": 8}
+
+
+def test_pieces_follow_the_grid_and_always_meet_the_same_process() -> None:
+    assert share(0, 10, 4, 2) == [[(0, 4), (8, 2)], [(4, 4)]]
+    assert share(6, 3, 4, 2) == [[(8, 1)], [(6, 2)]]
+    assert share(4, 4, 4, 2) == [[], [(4, 4)]]
+    assert share(0, 8, 4, 1) == [[(0, 4), (4, 4)]]
+    assert share(3, 0, 4, 2) == [[(3, 0)]]
 
 
 @pytest.mark.slow
@@ -64,8 +95,8 @@ def test_the_child_dies_with_its_parent() -> None:
         "from autotc._process import EvaluatorProcess\n"
         "from tests.evaluate_fixtures import Toy\n"
         "there = EvaluatorProcess('nowhere', Toy())\n"
-        "there._started()\n"
-        "print(there.pid, flush=True)\n"
+        "there._children[0]._started()\n"
+        "print(there.pids[0], flush=True)\n"
         "time.sleep(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
