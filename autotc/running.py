@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -82,6 +83,34 @@ def prepare(spec: SearchSpec) -> Setting:
     )
 
 
+def bench_evaluate(model: str, max_tflops: float, policies: int, examples: int) -> dict[str, Any]:
+    """Run the first policies of `search --seed 0`, then time them with and without reuse in this process.
+
+    Raises:
+        SpecError: the model or the limit cannot be used.
+    """
+    from autotc.evaluate import reuse_benchmark
+
+    few = {"selection_examples": 16, "heldout_examples": 16}
+    with tempfile.TemporaryDirectory() as folder, SearchProgress() as progress:
+        options = {
+            "model": model,
+            "max_tflops": max_tflops,
+            "trials": policies,
+            "examples": examples,
+            "seed": 0,
+        }
+        spec = SearchSpec.from_options({**options, **few, "storage": f"sqlite:///{folder}/bench.db"})
+        setting = prepare(spec)
+        store = Store(spec.storage)
+        study = Study(spec, store, replace(setting, timeout=None), progress)
+        study.run()
+        found = [row.policy.for_model(setting.evaluated) for row in store.trials(study.name, role="trial")]
+        store.close()
+    model_folder: Path = setting.evaluator.args[0]  # type: ignore[attr-defined]
+    return reuse_benchmark(model_folder, make_task(None), found, examples, on=setting.on)
+
+
 def make_task(data: str | None, skip_bad: bool = False) -> Task:
     """Return the built-in scenes, or a user's JSONL."""
     if data is None:
@@ -94,11 +123,11 @@ def make_task(data: str | None, skip_bad: bool = False) -> Task:
 
 
 def make_evaluator(folder: Path, data: str | None, skip_bad: bool, on: str, processes: int = 1) -> Evaluates:
-    """Build the evaluator in the process that uses it; `processes` share the machine's cores."""
-    from autotc.evaluate import Evaluator
+    """Build the evaluator of one of `processes` searching processes, which share the machine's cores."""
+    from autotc._process import EvaluatorProcess
 
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    return Evaluator(folder, make_task(data, skip_bad), threads=threads, on=on)
+    children = max(1, (os.cpu_count() or 1) // processes)
+    return EvaluatorProcess(folder, make_task(data, skip_bad), processes=children, on=on)
 
 
 def _evaluated(source: ModelSource, evaluate_on: str) -> tuple[Path, str, str]:
