@@ -52,7 +52,7 @@ StudyName = Annotated[str | None, typer.Argument(help="Study name; default: the 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="autotc")
     except AutotcError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)
@@ -172,7 +172,17 @@ def show(
         tables.print_facts(facts)
 
 
-@app.command()
+SEARCH_EXAMPLES = """**Examples**
+
+`autotc search --model qwen2.5-vl --max-tflops 800` -- the proxy that ships, built-in scenes
+
+`autotc search --model /models/Qwen2.5-VL-7B-Instruct --data my.jsonl --max-tflops 800` -- your weights, your data
+
+`autotc search --model qwen2-vl-7b --max-tflops 833 --reducer fastv --reducer divprune --trials 200`
+"""
+
+
+@app.command(epilog=SEARCH_EXAMPLES)
 def search(
     model: Model,
     max_tflops: Annotated[
