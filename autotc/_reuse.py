@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autotc._decoder import Decoder
 from autotc._layout import Layout
-from autotc._run import Run, new_run
+from autotc._run import ATTACHED, Run, new_run
 from autotc._signals import Tapped
 from autotc._stages import Ledger, Plan
 from autotc._tap import Tap, Watcher
@@ -169,6 +169,8 @@ def capture(
         signals: vision signals to keep for `projector` stages.
         original: tokens of each image before an `input` stage, where the images were resized.
     """
+    if getattr(model, ATTACHED, None) is not None:
+        raise ValueError("capture: the model has a policy; remove it first")
     recorder = _Recorder(model, signals)
     adapter = recorder.adapter
     wanted = set(signals) - set(adapter.signals_absent)
@@ -201,6 +203,7 @@ def prefill(
     original: Sequence[int] | None = None,
 ) -> Prefilled:
     """Run prompts from the pixels on, under a policy; `original` as in `capture`."""
+    _require_attached(compression)
     decoder, tower = compression.decoder, compression.tower
     decoder.replay = tower.replay = decisions
     announce = decoder.announce
@@ -231,6 +234,7 @@ def resume(
     Raises:
         ValueError: the policy starts inside the vision tower; use `prefill`.
     """
+    _require_attached(compression)
     decoder, adapter = compression.decoder, compression.adapter
     if compression.plan.of("vision"):
         raise ValueError("resume: the policy starts in the vision tower; use prefill")
@@ -274,6 +278,7 @@ def score(compression: Compression, state: Prefilled, answer_ids: Tensor) -> Ten
         state: from `resume` or `prefill`.
         answer_ids: (B, T), padded on the right; logits at padding mean nothing.
     """
+    _require_attached(compression)
     first = state.logits[:, None]
     chunk = answer_ids[:, :-1]
     if chunk.shape[1] == 0:
@@ -295,6 +300,11 @@ def score(compression: Compression, state: Prefilled, answer_ids: Tensor) -> Ten
         run.cache = held
     head: Any = compression.model.lm_head
     return torch.cat([first, head(out.last_hidden_state)], 1)
+
+
+def _require_attached(compression: Compression) -> None:
+    if not compression.attached:
+        raise ValueError("the policy was removed from the model; use it inside its with block")
 
 
 def _run_core(adapter: Any, inputs: Mapping[str, Any]) -> tuple[Any, Tensor]:

@@ -16,6 +16,8 @@ from autotc._stages import Ledger
 from autotc.assignment import Assignment
 from autotc.errors import UnsupportedError
 
+ATTACHED = "_autotc_compression"  # the attribute of a model that has a policy
+
 
 @dataclass
 class Run:

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from autotc._decoder import Decoder
 from autotc._inputs import WrappedProcessor
 from autotc._reuse import Prefilled, Prefix, capture, prefill, resume, score
-from autotc._run import check_cache
+from autotc._run import ATTACHED, check_cache
 from autotc._stages import Plan
 from autotc._tap import BASES, Tap, base_name
 from autotc._tower import Tower
@@ -46,7 +46,6 @@ __all__ = [
     "score",
 ]
 
-_ATTACHED = "_autotc_compression"
 _REFUSED_GENERATE = {
     "assistant_model": "assisted decoding",
     "prompt_lookup_num_tokens": "assisted decoding (prompt lookup)",
@@ -143,7 +142,7 @@ class Compression:
         self._handles: list[RemovableHandle] = []
         self._tap: Tap | None = None
         self._wrapped: WrappedProcessor | None = None
-        setattr(model, _ATTACHED, self)
+        setattr(model, ATTACHED, self)
         try:
             self._attach(processor)
         except BaseException:
@@ -185,8 +184,8 @@ class Compression:
             self._tap.close()
             self._tap = None
         self.model.__dict__.pop("generate", None)
-        if getattr(self.model, _ATTACHED, None) is self:
-            delattr(self.model, _ATTACHED)
+        if getattr(self.model, ATTACHED, None) is self:
+            delattr(self.model, ATTACHED)
 
     def __enter__(self) -> Compression:
         return self
@@ -195,6 +194,11 @@ class Compression:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the policy is still on the model."""
+        return getattr(self.model, ATTACHED, None) is self
 
     @property
     def ids(self) -> Tensor | None:
@@ -294,7 +298,7 @@ def _warn_unverified(policy: Policy) -> None:
 
 def _check_model(model: nn.Module, adapter: ModelAdapter) -> None:
     """Refuse by name what is not tested."""
-    if getattr(model, _ATTACHED, None) is not None:
+    if getattr(model, ATTACHED, None) is not None:
         raise UnsupportedError("compress: the model already has a policy; remove it first (handle.remove())")
     towers = [
         ("language model", adapter.text.config),

@@ -122,7 +122,8 @@ def test_the_other_convention_fails_parity(method: str) -> None:
     case = json.loads((mine[0] / "case.json").read_text())
     expected = {k: torch.from_numpy(v) for k, v in np.load(mine[0] / "expected.npz").items()}
     wrong = "compact" if POSITIONS[method] == "original" else "original"
+    stock = prefix(mine[0])
     with compress(built(), policy(method, case, wrong)) as compression:
-        state = resume(compression, prefix(mine[0]))
+        state = resume(compression, stock)
         scored = score(compression, state, expected["pruned_tokens"][None].long())
     assert (scored[0, 1:] - expected["pruned_step_logits"]).abs().max() > 0.01

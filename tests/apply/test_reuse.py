@@ -145,3 +145,19 @@ def test_policies_that_start_in_the_tower_are_not_resumed() -> None:
     policy = tiny.policy(model, {"site": "vision", "layer": 2, "reducer": "tome", "keep": 0.5})
     with compress(model, policy) as compression, pytest.raises(ValueError, match="use prefill"):
         resume(compression, prefix)
+
+
+def test_states_are_made_with_the_policy_on_and_prefixes_with_it_off() -> None:
+    model, inputs = tiny.model("llava"), tiny.batch("llava")
+    prefix = capture(model, inputs)
+    with compress(model, tiny.policy(model, *PLANS["decoder-1"])) as compression:
+        state = resume(compression, prefix)
+        with pytest.raises(ValueError, match="has a policy"):
+            capture(model, inputs)
+    for call in (
+        lambda: resume(compression, prefix),
+        lambda: prefill(compression, inputs),
+        lambda: score(compression, state, ANSWER),
+    ):
+        with pytest.raises(ValueError, match="was removed"):
+            call()
