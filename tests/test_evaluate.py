@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -24,8 +25,9 @@ from autotc.errors import DataError, PolicyError
 from autotc.evaluate import Evaluator, _named, reuse_benchmark
 from autotc.policy import Policy
 from autotc.processing import load_model
-from autotc.task import Example, Split
-from tests.evaluate_fixtures import Toy, llava_folder, policy, qwen_folder
+from autotc.task import SPLITS, Example, Split
+from autotc.tasks.jsonl import Jsonl
+from tests.evaluate_fixtures import Toy, llava_folder, picture, policy, qwen_folder
 
 FAMILIES = {"qwen": qwen_folder, "llava": llava_folder}
 SIZES = ((84, 84), (84, 70), (56, 98), (84, 42))
@@ -284,6 +286,26 @@ def test_without_answers_quality_is_agreement_with_the_uncompressed_model() -> N
     quality = next(x for x in judge.numbers(found) if x.name == "quality")
     assert quality.value == pytest.approx(found.agreement.mean())
     assert (quality.on, quality.kind, quality.n) == ("tiny", "measured", 6)
+
+
+def test_a_file_of_ordinary_pictures_of_mixed_sizes_without_answers(tmp_path: Path) -> None:
+    lines = []
+    for i, size in enumerate([(84, 84), (300, 50), (40, 200), (91, 63), (84, 84), (120, 120)]):
+        picture(i, *size).save(tmp_path / f"{i}.png")
+        lines += [{"image": f"{i}.png", "question": q} for q in ("what is left ?", "what is this ?")]
+    lines.append({"image": ["0.png", "4.png"], "question": "are they the same ?"})
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    built, processor = model("qwen")
+    judge = Evaluator(built, Jsonl(path), processor=processor, new_tokens=4)
+    total = 0
+    for split in SPLITS:
+        found = judge.evaluate(made("qwen", "both"), split, 99)
+        total += len(found)
+        assert found.metric == "agreement" and not np.isnan(found.correct).any()
+        alone = [e.id for e in judge.task.examples(split) if judge.task.sibling(split, e) is None]
+        assert [i for i, x in zip(found.id, found.next_correct, strict=True) if np.isnan(x)] == alone
+    assert total == 13
 
 
 @pytest.mark.parametrize("limit", [0, 150_000])
