@@ -3,14 +3,15 @@
 The traps of Optuna 5 that decide how this is written (each has a test): constraints are written once, at the
 very end, because a second write is ignored; a trial that could not be run is told COMPLETE with a violation,
 because no sampler learns from a failed one; telling a finished trial is skipped, not an error; retries and
-heartbeats are ours, because Optuna's only work inside `optimize()`.
+heartbeats are ours, because Optuna's only work inside `optimize()`; and a trial is drawn in memory and written
+whole, because Optuna writes each parameter in a transaction of its own.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -72,20 +73,21 @@ class Ledger:
                 sampler=samplers.make(sampler, seed, workers),
                 load_if_exists=True,
             )
+        self._memory = optuna.create_study(directions=self.study.directions)
+        self._copied: set[int] = set()
+        self._points: list[dict[str, Any]] = []
 
     def close(self) -> None:
         """Close the connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def enqueue(self, points: list[dict[str, Any]]) -> None:
-        """Put points at the head of the queue, once in the life of a study."""
+    def start_from(self, points: list[dict[str, Any]]) -> None:
+        """Set the points that are asked for before any other, once in the life of a study."""
         with storing(self._shown):
-            if _PRESETS in self.study.user_attrs:
-                return
-            for params in points:
-                self.study.enqueue_trial(params, skip_if_exists=True)
-            self.study.set_user_attr(_PRESETS, len(points))
+            if _PRESETS not in self.study.user_attrs:
+                self.study.set_user_attr(_PRESETS, points)
+            self._points = self.study.user_attrs[_PRESETS]
 
     def count(self) -> int:
         """Return how many trials there are, running ones included."""
@@ -97,14 +99,26 @@ class Ledger:
         with storing(self._shown):
             return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def ask(self, distributions: Mapping[str, BaseDistribution], total: int) -> Trial | None:
-        """Return a new trial with all its parameters, None when there are `total` already."""
+    def ask(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        total: int,
+        given: Callable[[int], dict[str, Any]] | None = None,
+    ) -> Trial | None:
+        """Return a new trial with all its parameters, None when there are `total` already.
+
+        Args:
+            given: parameters that are set for the trial of a number; the sampler draws the others.
+        """
         with storing(self._shown):
             trials = self.study.get_trials(deepcopy=False)
             if sum(t.state in _LIVE for t in trials) >= total:
                 return None
-            self._seed_for(len(trials) - sum(t.state == TrialState.WAITING for t in trials))
-            trial = self.study.ask(fixed_distributions=dict(distributions))
+            start = next((p for p in self._points if not any(_is_at(t, p) for t in trials)), None)
+            fixed = start or (given(len(trials)) if given is not None else {})
+            frozen = self._draw(trials, distributions, fixed)
+            trial_id = self._storage.create_new_trial(self.study._study_id, template_trial=frozen)
+            trial = Trial(self.study, trial_id)
             if self._workers > 1:  # two workers may both have seen one place left
                 ahead = self.study.get_trials(deepcopy=False, states=_LIVE)
                 if sum(t.number < trial.number for t in ahead) >= total:
@@ -112,14 +126,37 @@ class Ledger:
                     return None
             return trial
 
-    def adopt(self, frozen: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> Trial:
-        """Take up a trial that another process asked for; parameters it had not drawn yet are drawn now."""
-        with storing(self._shown):
-            self._seed_for(frozen.number)
-            trial = Trial(self.study, frozen._trial_id)
-            for name, distribution in distributions.items():
-                trial._suggest(name, distribution)
-            return trial
+    def _draw(
+        self,
+        trials: list[FrozenTrial],
+        distributions: Mapping[str, BaseDistribution],
+        fixed: dict[str, Any],
+    ) -> FrozenTrial:
+        """Draw a trial in memory, so that it reaches the database whole and in one transaction."""
+        for there in trials:
+            if there.number not in self._copied and there.state == TrialState.COMPLETE:
+                self._copied.add(there.number)
+                self._memory.add_trial(there)
+        liars = [t for t in trials if t.state == TrialState.RUNNING] if self._workers > 1 else []
+        memory = self._memory
+        if liars:  # trials of other workers are running: they count as poor until they are told
+            memory = optuna.create_study(directions=self.study.directions)
+            memory.add_trials([*self._memory.get_trials(deepcopy=False), *liars])
+        salt = 0 if self._workers == 1 else os.getpid()
+        seed = samplers.trial_seed(self._seed, len(trials)) ^ salt
+        memory.sampler = samplers.make(self._sampler, seed, self._workers)
+        if fixed:
+            memory.enqueue_trial(fixed)
+        drawn = memory.ask(fixed_distributions=dict(distributions))
+        attributes = dict(memory._storage.get_trial(drawn._trial_id).system_attrs)
+        attributes.pop("fixed_params", None)
+        memory.tell(drawn, state=TrialState.FAIL)  # the told trial is copied in its place
+        return optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=drawn.params,
+            distributions=dict(distributions),
+            system_attrs=attributes,
+        )
 
     def handle(self, frozen: FrozenTrial) -> Trial:
         """Return a running trial as one that can be told."""
@@ -137,10 +174,9 @@ class Ledger:
                     trial.set_constraint(name, violation)
             self.study.tell(trial, values, skip_if_finished=True)
 
-    def _seed_for(self, number: int) -> None:
-        salt = 0 if self._workers == 1 else os.getpid()
-        seed = samplers.trial_seed(self._seed, number) ^ salt
-        self.study.sampler = samplers.make(self._sampler, seed, self._workers)
+
+def _is_at(trial: FrozenTrial, point: Mapping[str, Any]) -> bool:
+    return all(trial.params.get(name) == value for name, value in point.items())
 
 
 def age_s(trial: FrozenTrial) -> float:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, Trial
 from autotc._outcomes import Outcomes
 from autotc.errors import StoreError
 from autotc.policy import Number, Policy
+from autotc.search import samplers
 from autotc.search._ledger import Ledger, age_s
 from autotc.search._racing import dominated, gap
 from autotc.search._session import SURVIVABLE, Board, Entry, Session, values
@@ -21,6 +22,7 @@ from autotc.store import TrialRow
 
 ORPHAN_S = 10.0  # a trial without a policy is adopted when its asker has been silent for so long
 POLL_S = 0.2
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fill [0, 1] evenly at any count
 
 
 class Loop:
@@ -103,8 +105,19 @@ class Loop:
     def _ask(self) -> tuple[Trial, int, Policy] | None:
         session = self.session
         with session.clock.part("ask"):
-            trial = self.ledger.ask(session.space.distributions, session.spec.trials)
+            given = self._given if session.spec.strategy == "default" else None
+            trial = self.ledger.ask(session.space.distributions, session.spec.trials, given)
         return None if trial is None else self._enter(trial)
+
+    def _given(self, number: int) -> dict[str, Any]:
+        """Spread the budgets evenly over the range, so that the whole front is searched.
+
+        Left to a sampler, proposals gather where the first good trials were: with published presets at the
+        start, at the limit.
+        """
+        space = self.session.space
+        place = budget_place(self.session.spec.seed, number)
+        return {"budget": space.low * (space.high / space.low) ** place}
 
     def _enter(self, trial: Trial) -> tuple[Trial, int, Policy] | None:
         session = self.session
@@ -125,7 +138,7 @@ class Loop:
             row = rows.get(frozen.number)
             if row is None:
                 if age_s(frozen) > ORPHAN_S:
-                    return self._enter(self.ledger.adopt(frozen, self.session.space.distributions))
+                    return self._enter(self.ledger.handle(frozen))
             elif row.state != "running":
                 self._tell_stored(frozen, row)
             elif self.session.store.lease(row.id, self.worker, self.lease_s):
@@ -274,6 +287,11 @@ class Loop:
             left = max(0, spec.trials - done) * mean / spec.workers + self._reserve_s(self.board)
             left = left if clock.left_s is None else min(left, clock.left_s)
         self.session.report("trials", done, spec.trials, left, self.board)
+
+
+def budget_place(seed: int, number: int) -> float:
+    """Return where in [0, 1) of the range of budgets the trial of a number lies."""
+    return (number * GOLDEN + samplers.trial_seed(seed, 0) / 2**32) % 1.0
 
 
 def _counts(trace: dict[str, Any]) -> dict[str, float]:

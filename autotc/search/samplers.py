@@ -15,19 +15,15 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from autotc.errors import SpecError
 from autotc.registry import nearest
 
-STARTUP_TRIALS = 16
+STARTUP_TRIALS = 10
 POPULATION = 16
 
 
 def _tpe(seed: int, workers: int) -> BaseSampler:
-    # Multivariate: depth, share and reducer act together (Optuna's own default for several objectives is
-    # independent). The liar only matters when other workers' trials are running.
+    # Independent: with some twenty parameters and a hundred trials, joint densities found less (four seeds of
+    # the fake problem in tests: 0.70 of hypervolume against 0.67). The liar only matters to several workers.
     return TPESampler(
-        seed=seed,
-        multivariate=True,
-        n_startup_trials=STARTUP_TRIALS,
-        constant_liar=workers > 1,
-        n_ei_candidates=48,
+        seed=seed, multivariate=False, n_startup_trials=STARTUP_TRIALS, constant_liar=workers > 1
     )
 
 

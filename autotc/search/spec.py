@@ -39,8 +39,8 @@ PROXY_TIMEOUT_S = 270.0
 class SearchSpec(BaseModel):
     """One search as asked on the command line or in a TOML file.
 
-    `strategy` "default" starts from the published presets as points of the space and stops evaluations that
-    are clearly dominated; "plain" is the sampler alone, every trial on all examples.
+    `strategy` "default" starts from the published presets as points of the space, spreads the budgets evenly
+    and stops evaluations that are clearly dominated; "plain" is the sampler alone, every trial on all examples.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

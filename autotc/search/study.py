@@ -231,7 +231,7 @@ class Study:
                     r.policy for r in self.store.trials(self.name, role="reference", state="complete")
                 ]
                 points = [encode(self.space, p) for p in policies]
-                ledger.enqueue([p for p in points if p is not None])
+                ledger.start_from([p for p in points if p is not None])
             worker = Loop(session, ledger, worker_name(), self.lease_s, self._report.reserve_s)
             self._board = worker.board
             # all trials may be there, and only the confirmation of the front missing
