@@ -108,7 +108,7 @@ def bench_evaluate(model: str, max_tflops: float, policies: int, examples: int) 
         found = [row.policy.for_model(setting.evaluated) for row in store.trials(study.name, role="trial")]
         store.close()
     model_folder: Path = setting.evaluator.args[0]  # type: ignore[attr-defined]
-    return reuse_benchmark(model_folder, make_task(None), found, examples, on=setting.on)
+    return reuse_benchmark(model_folder, make_task(None), found, examples, on=setting.on, threads=1)
 
 
 def make_task(data: str | None, skip_bad: bool = False) -> Task:
@@ -124,10 +124,10 @@ def make_task(data: str | None, skip_bad: bool = False) -> Task:
 
 def make_evaluator(folder: Path, data: str | None, skip_bad: bool, on: str, processes: int = 1) -> Evaluates:
     """Build the evaluator of one of `processes` searching processes, which share the machine's cores."""
-    from autotc._process import EvaluatorProcess
+    from autotc._process import EvaluatorProcess, shared_cores
 
-    children = max(1, (os.cpu_count() or 1) // processes)
-    return EvaluatorProcess(folder, make_task(data, skip_bad), processes=children, on=on)
+    cores = max(1, (os.cpu_count() or 1) // processes)
+    return EvaluatorProcess(folder, make_task(data, skip_bad), on=on, **shared_cores(folder, cores))
 
 
 def _evaluated(source: ModelSource, evaluate_on: str) -> tuple[Path, str, str]:

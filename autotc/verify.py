@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from autotc._outcomes import paired
+from autotc._process import EvaluatorProcess, shared_cores
 from autotc.adapter import resolve_model
 from autotc.apply import check
 from autotc.errors import ModelError, SpecError
-from autotc.evaluate import Evaluator
 from autotc.export import write_text
 from autotc.policy import ModelRef, Number, Policy, load_policy
 from autotc.proxies import proxy_folder
@@ -106,7 +107,7 @@ def measure(
     """
     if split not in SPLITS:
         raise SpecError(f"--split: {split!r} is not known. {nearest(split, SPLITS)}")
-    named: Split = split  # type: ignore[assignment]
+    named: Split = split
     source = resolve_model(model)
     folder, on = source.folder, source.id
     if not source.weights:
@@ -119,9 +120,10 @@ def measure(
     anatomy = resolve_model(str(folder)).anatomy
     here = (policy or Policy(model=_reference(anatomy))).for_model(anatomy)
     check(here, anatomy)
-    evaluator = Evaluator(str(folder), task, on=on)
-    outcomes = evaluator.evaluate(here, named, examples)
-    full = evaluator.evaluate(None, named, examples)
+    assert folder is not None  # weights are at hand, or the proxy is
+    with EvaluatorProcess(folder, task, on=on, **shared_cores(folder, os.cpu_count() or 1)) as evaluator:
+        outcomes = evaluator.evaluate(here, named, examples)
+        full = evaluator.evaluate(None, named, examples)
     difference, stderr, _ = paired(outcomes, full)
     return Measurement(
         policy=here,
