@@ -146,10 +146,10 @@ def _training(lines: list[dict[str, Any]]) -> str:
     table = _table(["step", "seconds", "pixels", "accuracy"], rows)
     return f"""## Training
 
-`python -m autotc.proxies.train`: {last["step"]} steps, {last["images"]:,} images of eight
-questions each, {last["seconds"] / 60:.0f} minutes on two CPU cores, from random weights. First the
+`python -m autotc.proxies.train`: {lines[-1]["step"]:,} steps, about {last["images"]:,} images of
+eight questions each, {lines[-1]["seconds"] / 60:.0f} minutes on two CPU cores, from random weights. First the
 tower alone (naming what each token shows), then everything at 112 pixels, then all sizes; the
-learning rate ends at 0. One image in ten lost visual tokens before the decoder (three in ten of
+learning rate falls to 0. One image in ten lost visual tokens before the decoder (three in ten of
 these all of them), and about one in fourteen lost all of them from a layer between 8 and 11 on, so
 that few or no tokens is nothing unheard of. Accuracy below is on validation scenes other than those
 above.

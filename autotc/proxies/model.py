@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     GenerationConfig,
     Qwen2_5_VLConfig,
@@ -65,7 +64,7 @@ def build(
         "out_hidden_size": width,
         "hidden_act": "silu",
     }
-    config = Qwen2_5_VLConfig(
+    config = Qwen2_5_VLConfig(  # type: ignore[call-arg]
         text_config=text,
         vision_config=vision,
         image_token_id=v.IMAGE,
@@ -110,7 +109,7 @@ def export(model: Qwen2_5_VLForConditionalGeneration, out: Path) -> None:
     half.generation_config = GenerationConfig(
         pad_token_id=v.PAD, bos_token_id=v.START, eos_token_id=v.END, do_sample=False
     )
-    half.to(torch.float16).save_pretrained(out)
+    half.half().save_pretrained(out)
     v.tokenizer().save_pretrained(out)
     settings = json.dumps(image_processor_settings(), indent=2, sort_keys=True) + "\n"
     (out / "preprocessor_config.json").write_text(settings)

@@ -52,7 +52,7 @@ class Trainer:
     def __init__(self, options: Options, rank: int = 0, world: int = 1) -> None:
         self.options, self.rank, self.world = options, rank, world
         torch.manual_seed(options.seed)
-        self.model = models.build(**(options.sizes or {})).to(options.device)
+        self.model = models.build(**(options.sizes or {})).to(torch.device(options.device))  # type: ignore[arg-type]
         dtype = torch.bfloat16 if options.compile else torch.float32
         self.forward = Forward(self.model, dtype, compiled=options.compile)
         self.plain = Forward(self.model, dtype)  # for sizes too rare to compile

@@ -42,9 +42,7 @@ def check(answer: str, text: str, scene: Scene) -> bool:
         return [t.name for t in fits] == [answer]
     if words[0] == "where":
         x, y = named[words[3]].center
-        return answer == ("top" if y < height / 2 else "bottom") + (
-            "left" if x < width / 2 else "right"
-        )
+        return answer == ("top" if y < height / 2 else "bottom") + ("left" if x < width / 2 else "right")
     anchor = named[words[-2]]
     axis, sign = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}[words[3]]
     fits = [
