@@ -18,7 +18,7 @@ from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
 from autotc.search.study import Result, Setting, Study
 from autotc.store import Store
 from autotc.tables import FrontView, console
-from autotc.task import Task
+from autotc.task import SPLITS, Task
 
 if TYPE_CHECKING:
     from autotc.search._session import Evaluates
@@ -61,16 +61,29 @@ def prepare(spec: SearchSpec) -> Setting:
         notes.append(
             "The data has no answers: quality is agreement with the uncompressed model, not correctness."
         )
-    skipped = getattr(task, "skipped", [])
-    if skipped:
-        notes.append(
-            f"{len(skipped)} lines with unreadable images were left out, the first in line {skipped[0][0]}."
-        )
     workload = spec.parsed_workload()
     if spec.data and spec.workload is None:
         workload = task.workload()  # type: ignore[attr-defined]
         notes.append(f"Costs are for the data's own mix: {workload.describe()}.")
     proxy = on.startswith("proxy:")
+    wanted = {
+        "search": spec.examples,
+        "selection": spec.selection_examples,
+        "held-out": spec.heldout_examples,
+    }
+    # reads the pictures that will be asked for, so that a bad one is reported before anything runs
+    sizes: dict[str, int] = (
+        {split: len(task.examples(split, wanted[split])) for split in SPLITS} if spec.data else {}
+    )
+    skipped = getattr(task, "skipped", [])
+    if skipped:
+        notes.append(
+            f"{len(skipped)} lines with unreadable images were left out, the first in line {skipped[0][0]}."
+        )
+    if any(n < wanted[split] for split, n in sizes.items()):
+        notes.append(
+            "The data is small: " + ", ".join(f"{n} examples in {s}" for s, n in sizes.items()) + "."
+        )
     return Setting(
         full=source.anatomy,
         evaluated=resolve_model(str(folder)).anatomy,
@@ -78,6 +91,7 @@ def prepare(spec: SearchSpec) -> Setting:
         workload=workload,
         evaluator=partial(make_evaluator, folder, spec.data, spec.skip_bad, on),
         data=task.fingerprint,
+        sizes=sizes,
         timeout=PROXY_TIMEOUT_S if proxy else None,
         notes=tuple(notes),
     )

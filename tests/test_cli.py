@@ -22,7 +22,7 @@ def autotc(tmp_path, monkeypatch, capsys):
     """Run the command line in an empty folder; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AUTOTC_STORAGE", raising=False)
-    setting = Setting(FULL, PROXY, "proxy:fake", PROFILES["vqa"], fake_evaluator, "data", None, accept)
+    setting = Setting(FULL, PROXY, "proxy:fake", PROFILES["vqa"], fake_evaluator, "data", check=accept)
     monkeypatch.setattr(running, "prepare", lambda spec: setting)
 
     def run(*words: str) -> tuple[int, str, str]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def get(name: str):  # type: ignore[no-untyped-def]
+if TYPE_CHECKING:
+    from autotc.reducer import Reducer
+
+
+def get(name: str) -> type[Reducer]:
     """Return the reducer class called `name`, e.g. `get("fastv")(heads="mean").assign(view, 64)`."""
     from autotc.reducer import reducers
 

@@ -85,8 +85,10 @@ class Report:
         front = int(non_dominated(points, maximise=(True, False)).sum()) if len(points) else 0
         candidates = min(MOST_CANDIDATES, front + 2)
         runs = (candidates + self.references) * spec.selection_examples
-        runs += (front + self.references) * spec.heldout_examples
-        return 1.15 * runs * clock.seconds_an_example
+        runs += (front + len(BASELINES) + 2) * spec.heldout_examples
+        needed = 1.15 * runs * clock.seconds_an_example
+        # on a slow machine trials still get half of the time; what is then late is measured by going on
+        return needed if clock.total_s is None else min(needed, clock.total_s / 2)
 
     @property
     def references(self) -> int:
@@ -104,7 +106,8 @@ class Report:
         chosen = self.candidates([r for r in rows if r.role == "trial"])
         self._pass("selection", spec.selection_examples, [*chosen, *references], len(chosen), board)
         front = self.front(self._rows())
-        self._pass("held-out", spec.heldout_examples, [*front, *references], len(front), board)
+        rivals = self._rivals(self._rows())
+        self._pass("held-out", spec.heldout_examples, [*front, *rivals], len(front), board)
         if front:
             session.store.publish_front(session.name, self.budget(), [r.id for r in self.front(self._rows())])
 
@@ -184,13 +187,11 @@ class Report:
         """
         rows = self._rows()
         front = [r for r in self.front(rows) if r.number_of(QUALITY.name, "held-out")]
-        references = [r for r in rows if r.role == "reference" and r.number_of(QUALITY.name, "held-out")]
-        references = [r for r in references if r.policy.stages and self._within(r)]
-        presets = [r for r in references if r.label not in BASELINES]
-        rivals = [(r, "baseline") for r in references if r.label in BASELINES]
-        if presets:
-            best = max(presets, key=lambda r: _quality(r, "selection"))
-            rivals.insert(0, (best, "best preset on selection"))
+        rivals = [
+            (r, "baseline" if r.label in BASELINES else "best preset on selection")
+            for r in self._rivals(rows)
+            if r.policy.stages and r.number_of(QUALITY.name, "held-out")
+        ]
         pairs = [(self._against(front, rival), rival, why) for rival, why in rivals]
         pairs = [p for p in pairs if p[0] is not None]
         looks = len(self.session.store.looks(self.session.name, "held-out"))
@@ -216,6 +217,17 @@ class Report:
             rival_cost=rival.costs[COST.name],
             looks=looks,
         )
+
+    def _rivals(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        """Return what the front is compared with on held-out: the best preset on selection, the baselines, and
+        the uncompressed model.
+        """
+        references = [r for r in rows if r.role == "reference" and r.number_of(QUALITY.name, "selection")]
+        within = [r for r in references if r.policy.stages and self._within(r)]
+        presets = [r for r in within if r.label not in BASELINES]
+        best = [max(presets, key=lambda r: _quality(r, "selection"))] if presets else []
+        plain = [r for r in references if not r.policy.stages]
+        return [*best, *(r for r in within if r.label in BASELINES), *plain]
 
     def disagreement(self) -> str | None:
         """Say where the two conventions of counting FLOPs name different winners, None where they agree.
