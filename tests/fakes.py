@@ -32,15 +32,8 @@ PROXY = replace(
 )
 
 # How much of a token's worth a reducer saves when it keeps the fraction k: k ** exponent. Small is good.
-EXPONENTS = {
-    "divprune": 0.08,
-    "fastv": 0.16,
-    "visionzip": 0.12,
-    "tome": 0.2,
-    "downsample": 0.3,
-    "random": 0.35,
-}
-OTHERS = 0.25
+EXPONENTS = {"divprune": 0.06, "fastv": 0.12, "visionzip": 0.2, "tome": 0.4, "downsample": 0.5, "random": 0.6}
+OTHERS = 0.35
 # The image is read until this share of the decoder's depth; what happens later costs nothing.
 READ_UNTIL = 0.7
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ MOST_FAILURES = 5
 class Evaluates(Protocol):
     """What a search needs of an evaluator."""
 
-    def evaluate(self, policy: Policy | None, split: str, n: int, *, start: int = 0) -> Outcomes:
+    def evaluate(self, policy: Policy | None, split: Any, n: int, *, start: int = 0) -> Outcomes:
         """Run a policy on examples start..start+n-1 of a split (fewer where there are no more)."""
 
     def numbers(self, outcomes: Outcomes) -> list[Number]:
@@ -68,6 +68,7 @@ class Session:
         on: the evaluated model, as numbers name it.
         get_evaluator: makes the evaluator when it is first needed.
         progress: called after each step.
+        sizes: examples that each split has, where it is known.
         search_n: examples of the search split there really are; trials stopped early have fewer.
     """
 
@@ -80,10 +81,10 @@ class Session:
     clock: Clock
     progress: Callable[[Progress], None] | None = None
     notes: list[str] = field(default_factory=list)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     failures: int = 0
     search_n: int = 0
     _evaluator: Evaluates | None = None
-    _sizes: dict[tuple[str, int], int] = field(default_factory=dict)
     _kept: dict[tuple[int, str], Outcomes] = field(default_factory=dict)
 
     @property
@@ -135,12 +136,7 @@ class Session:
 
     def available(self, split: str, wanted: int) -> int:
         """Return how many of the wanted examples a split really has."""
-        task = getattr(self.evaluator, "task", None)
-        if task is None:
-            return wanted
-        if (split, wanted) not in self._sizes:
-            self._sizes[split, wanted] = len(task.examples(split, wanted))
-        return self._sizes[split, wanted]
+        return min(wanted, self.sizes.get(split, wanted))
 
     def rungs(self) -> list[int]:
         """Return the totals of search examples at which a trial may be stopped."""

@@ -91,7 +91,7 @@ def _work(
     session = Session(
         spec, store, name, space, setting.on, lambda: setting.evaluator(spec.workers), Clock(left_s)
     )
-    session.search_n = search_n
+    session.sizes, session.search_n = setting.sizes, search_n
     ledger = open_ledger(store, name, spec)
     loop = Loop(
         session,

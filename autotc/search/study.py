@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class Setting:
         workload: the mix of requests.
         evaluator: makes an evaluator for a number of processes that share the machine.
         data: fingerprint of the examples.
+        sizes: examples that each split has, up to the most that are asked for; a split not named has enough.
         timeout: seconds a run may take when the user names none; None for no limit.
         check: raises when a policy does not fit a model; `autotc.apply.check` by default.
         notes: lines the user should read first.
@@ -53,6 +54,7 @@ class Setting:
     workload: Workload
     evaluator: Callable[[int], Evaluates]
     data: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
     timeout: float | None = None
     check: Check | None = None
     notes: tuple[str, ...] = ()
@@ -167,6 +169,7 @@ class Study:
             Clock(timeout, self.started),
             self.progress,
             [*setting.notes, *self.space.notes],
+            setting.sizes,
         )
         self._report = Report(self._session)
         self._board = Board()

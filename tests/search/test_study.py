@@ -295,6 +295,15 @@ def test_an_evaluator_that_always_fails_ends_the_search(store: Store) -> None:
         go(store, using(FakeEvaluator(trouble=trouble)), strategy="plain")
 
 
+def test_small_data_are_used_whole(store: Store) -> None:
+    evaluator = FakeEvaluator(size=64)
+    setting = replace(using(evaluator), sizes={"search": 64, "selection": 20, "held-out": 24})
+    result = go(store, setting, trials=4)
+    assert {(n, start) for _, split, n, start in evaluator.calls if split == "search"} == {(64, 0)}
+    assert {n for _, split, n, _ in evaluator.calls if split == "held-out"} == {24}
+    assert result.front and all(m.number("quality", "search").n == 64 for m in result.front)  # type: ignore[union-attr]
+
+
 def test_wrong_data_ends_the_search_at_once(store: Store) -> None:
     trouble = Trouble(lambda: DataError("my.jsonl:3: image cannot be read"), {20})
     with pytest.raises(DataError, match=r"my\.jsonl:3"):
@@ -358,10 +367,10 @@ def test_a_full_disk_stops_the_search_and_leaves_what_was_stored(
 
     monkeypatch.setattr(Store, "finish_trial", full)
     with pytest.raises(StoreError, match="the disk is full"):
-        go(store, study="s")
+        go(store, study="s", lease_s=0.5)
     monkeypatch.undo()
     assert len(store.trials("s", role="trial", state="complete")) == 4
-    result = go(store, study="s", lease_s=0.2)
+    result = go(store, study="s", lease_s=0.5)
     assert result.state == "finished" and result.trials == 14
 
 
