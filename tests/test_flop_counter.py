@@ -201,8 +201,8 @@ class Pictures:
         self.it = it
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> dict[str, Tensor]:
-        side = (kwargs.get("size") or {}).get("shortest_edge")
-        width, height = (side, side) if side else images[0].size
+        crop = kwargs.get("crop_size")  # only where every image becomes one square
+        width, height = (crop["width"], crop["height"]) if crop else images[0].size
         return self.it.inputs(height // self.it.pixels, width // self.it.pixels, len(images))
 
 
