@@ -63,11 +63,6 @@ class Clock:
         self.examples += examples
 
     @property
-    def total_s(self) -> float | None:
-        """Seconds from the start to the deadline, None where there is none."""
-        return None if self.deadline is None else self.deadline - self.started
-
-    @property
     def left_s(self) -> float | None:
         """Seconds to the deadline, None where there is none."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

@@ -18,6 +18,9 @@ from autotc.store import TrialRow
 MOST_CANDIDATES = 12
 LEVEL = 0.95
 BASELINES = ("random", "downsample")
+FIRST = ("uncompressed", *BASELINES)
+PRESETS_ON_SELECTION = 4  # the likeliest rivals; the other presets follow while there is time
+MOST_OF_TIME = 0.6
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Report:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._time_s: float | None = None
+
+    def start(self) -> None:
+        """Note that the trials begin: from here the time is divided between them and the last steps."""
+        self._time_s = self.session.clock.left_s
 
     # --- what it will take ---
 
@@ -84,17 +92,11 @@ class Report:
         points = board.points()
         front = int(non_dominated(points, maximise=(True, False)).sum()) if len(points) else 0
         candidates = min(MOST_CANDIDATES, front + 2)
-        runs = (candidates + self.references) * spec.selection_examples
-        runs += (front + len(BASELINES) + 2) * spec.heldout_examples
+        runs = (candidates + len(FIRST) + PRESETS_ON_SELECTION) * spec.selection_examples
+        runs += (front + len(FIRST) + 1) * spec.heldout_examples
         needed = 1.15 * runs * clock.seconds_an_example
-        # on a slow machine trials still get half of the time; what is then late is measured by going on
-        return needed if clock.total_s is None else min(needed, clock.total_s / 2)
-
-    @property
-    def references(self) -> int:
-        """References that have been measured on the search split."""
-        rows = self.session.store.trials(self.session.name, role="reference", state="complete")
-        return len(rows)
+        # on a slow machine trials still get a share of the time; the last steps then end late
+        return needed if self._time_s is None else min(needed, MOST_OF_TIME * self._time_s)
 
     # --- measuring ---
 
@@ -102,14 +104,18 @@ class Report:
         """Measure candidates and references on selection, then the front and references on held-out."""
         session, spec = self.session, self.session.spec
         rows = self._rows()
-        references = self._in_order([r for r in rows if r.role == "reference"])
         chosen = self.candidates([r for r in rows if r.role == "trial"])
-        self._pass("selection", spec.selection_examples, [*chosen, *references], len(chosen), board)
+        if not chosen:
+            return
+        references = self._in_order([r for r in rows if r.role == "reference"])
+        needed = len(chosen) + len(FIRST) + PRESETS_ON_SELECTION
+        self._pass("selection", spec.selection_examples, [*chosen, *references], needed, board)
+        rows = self._rows()
+        compared = [*self.front(rows), *self._rivals(rows)]
+        self._pass("held-out", spec.heldout_examples, compared, len(compared), board)
         front = self.front(self._rows())
-        rivals = self._rivals(self._rows())
-        self._pass("held-out", spec.heldout_examples, [*front, *rivals], len(front), board)
         if front:
-            session.store.publish_front(session.name, self.budget(), [r.id for r in self.front(self._rows())])
+            session.store.publish_front(session.name, self.budget(), [r.id for r in front])
 
     def candidates(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
         """Return the trials worth a second look: the front on the search split, then those behind it."""

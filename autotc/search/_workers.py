@@ -93,12 +93,14 @@ def _work(
     )
     session.sizes, session.search_n = setting.sizes, search_n
     ledger = open_ledger(store, name, spec)
+    report = Report(session)
+    report.start()
     loop = Loop(
         session,
         ledger,
         worker_name(),
         lease_s,
-        Report(session).reserve_s,
+        report.reserve_s,
         alive=lambda: os.getppid() == parent,
     )
     try:

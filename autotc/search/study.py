@@ -235,6 +235,7 @@ class Study:
                 ]
                 points = [encode(self.space, p) for p in policies]
                 ledger.start_from([p for p in points if p is not None])
+            self._report.start()
             worker = Loop(session, ledger, worker_name(), self.lease_s, self._report.reserve_s)
             self._board = worker.board
             # all trials may be there, and only the confirmation of the front missing
