@@ -53,8 +53,15 @@ class FrontChart:
     cost_name: str = "TFLOP per 1,000 requests (exact, estimated)"
 
     def of(self, role: Role) -> list[Point]:
-        """Points of one role, by cost."""
-        return sorted((p for p in self.points if p.role == role), key=lambda p: p.cost)
+        """Points of one role that stand on the axes, by cost."""
+        near = (p for p in self.points if p.role == role and p not in self.beyond)
+        return sorted(near, key=lambda p: p.cost)
+
+    @property
+    def beyond(self) -> list[Point]:
+        """References so costly that they would press all else together: drawn as levels instead of points."""
+        costs = [p.cost for p in self.points if p.role != "reference"]
+        return [p for p in self.points if p.role == "reference" and costs and p.cost > 1.3 * max(costs)]
 
     def write(self, path: Path) -> None:
         """Write the picture as .html or .png.
@@ -96,6 +103,13 @@ class FrontChart:
                 line={"shape": "hv", "width": 1.5},
                 marker={"size": 6 if role == "trial" else 9, "color": COLOURS[role]},
             )
+        for p in self.beyond:
+            figure.add_hline(
+                y=p.quality,
+                line={"dash": "dash", "width": 1, "color": COLOURS["reference"]},
+                annotation_text=_level(p),
+                annotation_position="top left",
+            )
         figure.update_layout(
             title={"text": f"{self.title}<br><sub>{self.subtitle}</sub>"},
             xaxis_title=self.cost_name,
@@ -131,6 +145,17 @@ class FrontChart:
                 label=NAMES[role],
                 zorder={"trial": 1, "preset": 2, "reference": 3}.get(role, 5),
             )
+        for p in self.beyond:
+            axes.axhline(p.quality, color=COLOURS["reference"], lw=1, ls="--", zorder=2)
+            axes.annotate(
+                _level(p),
+                (0.005, p.quality),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                fontsize=7.5,
+                color=COLOURS["reference"],
+            )
         self._label(axes)
         axes.set_xlabel(self.cost_name)
         axes.set_ylabel(f"{self.quality_name}, 95 % interval")
@@ -163,3 +188,7 @@ class FrontChart:
                 color=COLOURS[p.role],
                 va="center",
             )
+
+
+def _level(point: Point) -> str:
+    return f"{point.label}: {100 * point.quality:.1f} % at {point.cost:,.0f}"

@@ -34,6 +34,14 @@ def test_html_holds_every_point_and_needs_no_network(chart, tmp_path):
     assert sum(len(trace.x) for trace in chart.figure().data) == len(chart.points)
 
 
+def test_a_far_reference_becomes_a_level(chart):
+    far = Point(60_000, 0.95, 0.01, "reference", "uncompressed", "uncompressed")
+    wide = FrontChart("a study", "limit 800", [*chart.points, far])
+    assert wide.beyond == [far]
+    assert max(max(trace.x) for trace in wide.figure().data) < 10_000
+    assert "60,000" in wide.figure().to_json()
+
+
 def test_other_formats_and_missing_folders_are_refused(chart, tmp_path):
     with pytest.raises(SpecError, match=r"\.html or \.png"):
         chart.write(tmp_path / "front.svg")
