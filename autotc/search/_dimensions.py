@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from autotc.policy import map_depth
+from autotc.policy import Policy, map_depth
 from autotc.reducer import Reducer
 
 NONE = "none"
 MAX_DECODER_STAGES = 3
-SPAN = 8.0  # budgets are drawn from limit / SPAN to the limit, on a logarithmic scale
+SPAN = 4.0  # budgets are drawn from limit / SPAN to the limit, on a logarithmic scale
 CONTROLS = ("random",)  # always there as a reference; proposed only when asked for by name
 LEAST = 1e-6  # a keep that every image rounds up to one token
 
@@ -32,6 +32,19 @@ def proposal_depths(depth: int, evaluated: int) -> tuple[int, ...]:
     """Return the layers of a model of `depth` layers that travel to the evaluated one and back unchanged."""
     there = {map_depth(p, evaluated, depth): p for p in range(1, evaluated)}
     return tuple(sorted(k for k, p in there.items() if map_depth(k, depth, evaluated) == p))
+
+
+def counts(policy: Policy, sizes: Iterable[int]) -> tuple[object, ...]:
+    """Return what a policy does to images of some sizes (in visual tokens): equal counts are one policy.
+
+    Keeps that differ by less than a token, as a preset's and a proposal's may, give the same counts.
+    """
+    several = sorted(set(sizes))
+    stages = [
+        (s.site, s.layer, s.reducer, tuple(sorted(s.params.items())), *(s.tokens(n) for n in several))
+        for s in policy.stages
+    ]
+    return (policy.positions, *stages)
 
 
 def variants(cls: type[Reducer]) -> tuple[dict[str, Any], ...]:

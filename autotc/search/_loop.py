@@ -14,6 +14,7 @@ from autotc._outcomes import Outcomes
 from autotc.errors import StoreError
 from autotc.policy import Number, Policy
 from autotc.search import samplers
+from autotc.search._dimensions import counts
 from autotc.search._ledger import Ledger, age_s
 from autotc.search._racing import dominated, gap
 from autotc.search._session import SURVIVABLE, Board, Entry, Session, values
@@ -50,6 +51,7 @@ class Loop:
         self._reserve_s, self._alive = reserve_s, alive
         self.board = Board()
         self._results: dict[str, TrialRow] = {}
+        self._references: dict[tuple[object, ...], Policy] = {}
         self._seen: set[int] = set()
         self._reaped = -lease_s
 
@@ -84,6 +86,7 @@ class Loop:
         if row.state == "complete" and quality is not None and (quality.n or 0) >= self.session.search_n:
             self._results.setdefault(row.policy.id, row)
         if row.role != "trial":
+            self._references.setdefault(self._counts(row.policy), row.policy)
             return
         self.board.finished += 1
         if quality is not None and self.session.feasible(row):
@@ -123,10 +126,15 @@ class Loop:
         session = self.session
         with session.clock.part("decode"):
             policy = session.space.decode(trial.params).policy
+            policy = self._references.get(self._counts(policy), policy)
         with session.clock.part("store"):
             trial_id = session.store.add_trial(session.name, trial.number, policy, params=trial.params)
             held = session.store.lease(trial_id, self.worker, self.lease_s)
         return (trial, trial_id, policy) if held else None
+
+    def _counts(self, policy: Policy) -> tuple[object, ...]:
+        space = self.session.space
+        return counts(policy, (space.full.visual_tokens(r.width, r.height) for r in space.workload.requests))
 
     def _adopt(self) -> tuple[Trial, int, Policy] | None:
         """Take up a trial whose worker is gone; what it had stored is told, the rest is run."""
@@ -187,7 +195,7 @@ class Loop:
             "numbers": numbers,
             "reason": reason,
             "outcomes": {"search": outcomes},
-            "trace": [{"stage": i, **_counts(t)} for i, t in enumerate(outcomes.trace)],
+            "trace": [{"stage": i, **_trace(t)} for i, t in enumerate(outcomes.trace)],
             "seconds": time.monotonic() - begin,
         }
         session.keep(trial_id, outcomes)
@@ -294,7 +302,7 @@ def budget_place(seed: int, number: int) -> float:
     return (number * GOLDEN + samplers.trial_seed(seed, 0) / 2**32) % 1.0
 
 
-def _counts(trace: dict[str, Any]) -> dict[str, float]:
+def _trace(trace: dict[str, Any]) -> dict[str, float]:
     return {"asked": float(trace["asked"]), "kept": float(trace["kept"])}
 
 

@@ -153,6 +153,11 @@ class Report:
             return
         with session.clock.part("store"):
             session.store.look(session.name, split, f"{len(missing)} policies of up to {len(rows)}")
+        same = {
+            r.policy.id: (r.id, [n for n in r.numbers if n.split == split])
+            for r in self._rows()
+            if r.number_of(QUALITY.name, split) is not None
+        }
         skipped = []
         for done, (i, row) in enumerate(missing):
             left = session.clock.left_s
@@ -160,7 +165,12 @@ class Report:
                 skipped.append(row.label or str(row.number))
                 continue
             try:
-                outcomes = session.evaluate_fully(row.policy, split, n)
+                if row.policy.id in same:  # a proposal may be a preset
+                    twin, numbers = same[row.policy.id]
+                    outcomes = session.outcomes(twin, split)
+                else:
+                    outcomes = session.evaluate_fully(row.policy, split, n)
+                    numbers = session.evaluator.numbers(outcomes)
             except SURVIVABLE as error:
                 session.notes.append(
                     f"{_name(row)} could not be measured on {split}: {session.failed(error)}"
@@ -169,8 +179,9 @@ class Report:
             session.failures = 0
             with session.clock.part("store"):
                 session.store.add_outcomes(row.id, split, outcomes)
-                session.store.add_numbers(row.id, session.evaluator.numbers(outcomes))
+                session.store.add_numbers(row.id, numbers)
             session.keep(row.id, outcomes)
+            same[row.policy.id] = (row.id, numbers)
             remaining = (len(missing) - done - 1) * n * session.clock.seconds_an_example
             session.report(split, done + 1, len(missing), remaining, board)
         if skipped:

@@ -358,6 +358,15 @@ def test_a_policy_that_was_run_before_is_answered_from_the_store(store: Store) -
     assert len(set(ids)) == len(ids)
 
 
+def test_presets_the_search_starts_from_are_not_run_twice(whole: Whole) -> None:
+    store, result, _, evaluator = whole
+    first = trials(store, result)[0]
+    assert first.policy.id in {m.policy.id for m in result.references}
+    assert first.reason is not None and first.reason.endswith("answered from the store")
+    counted = Counter(p for p, split, _, start in evaluator.calls if split == "search" and start == 0)
+    assert counted[first.policy.for_model(PROXY).id] == 1
+
+
 def test_a_full_disk_stops_the_search_and_leaves_what_was_stored(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
