@@ -278,10 +278,12 @@ class Picture:
 
     seed: int
     size: int
+    objects: tuple[int, int]
 
     def __call__(self) -> list[Image.Image]:
         """Return the image, alone in a list."""
-        return [Image.fromarray(draw_scene(self.seed, digits="test", size=self.size).image)]
+        scene = draw_scene(self.seed, digits="test", size=self.size, objects=self.objects)
+        return [Image.fromarray(scene.image)]
 
 
 class Scenes(Task):
@@ -293,14 +295,16 @@ class Scenes(Task):
     Args:
         size: side of the images in pixels.
         images: images of a split when no number of examples is asked for.
+        objects: least and greatest number of objects in a scene. The default is fuller than what the proxies
+            are trained on most (4 to 7), so that the uncompressed model has room to be wrong.
     """
 
     name: ClassVar[str] = "scenes"
     metric: ClassVar[str] = "accuracy"
     first_seed: ClassVar[dict[str, int]] = {"search": 10**9, "selection": 2 * 10**9, "held-out": 3 * 10**9}
 
-    def __init__(self, size: int = 168, images: int = 512) -> None:
-        self.size, self.images = size, images
+    def __init__(self, size: int = 168, images: int = 512, objects: tuple[int, int] = (6, 9)) -> None:
+        self.size, self.images, self.objects = size, images, objects
         self._made: dict[str, list[Example]] = {split: [] for split in self.first_seed}
         self._by_image: dict[tuple[str, str], list[Example]] = {}
         self._drawn = dict.fromkeys(self.first_seed, 0)
@@ -309,9 +313,9 @@ class Scenes(Task):
     @property
     def fingerprint(self) -> str:
         """A hash of the first scene of each split: another generator is another data set."""
-        found = hashlib.sha256(str(self.size).encode())
+        found = hashlib.sha256(f"{self.size} {self.objects}".encode())
         for first in self.first_seed.values():
-            scene = draw_scene(first, digits="test", size=self.size)
+            scene = draw_scene(first, digits="test", size=self.size, objects=self.objects)
             found.update(scene.image.tobytes() + repr(scene.questions).encode())
         return found.hexdigest()[:16]
 
@@ -334,13 +338,13 @@ class Scenes(Task):
     def _draw(self, split: str) -> None:
         seed, asked = self.first_seed[split] + self._drawn[split], self._asked[split]
         self._drawn[split] += 1
-        questions = draw_scene(seed, digits="test", size=self.size).questions
+        questions = draw_scene(seed, digits="test", size=self.size, objects=self.objects).questions
         for number, question in enumerate(sorted(questions, key=lambda q: asked[q.group])[:2]):
             asked[question.group] += 1
             made = Example(
                 f"{seed}-{number}",
                 f"scene-{seed}",
-                Picture(seed, self.size),
+                Picture(seed, self.size, self.objects),
                 question.text,
                 question.answer,
                 question.group,
