@@ -41,7 +41,7 @@ def test_pictures_are_the_scenes_and_the_task_travels_between_processes() -> Non
     task = pickle.loads(pickle.dumps(Scenes(size=112)))
     example = task.examples("held-out", 3)[2]
     seed = int(example.image.removeprefix("scene-"))
-    scene = draw_scene(seed, digits="test", size=112)
+    scene = draw_scene(seed, digits="test", size=112, objects=task.objects)
     np.testing.assert_array_equal(np.asarray(example.load()[0]), scene.image)
     assert (example.question, example.answer) in {(q.text, q.answer) for q in scene.questions}
     assert task.fingerprint == Scenes(size=112).fingerprint != Scenes(size=126).fingerprint
