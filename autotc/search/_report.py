@@ -57,6 +57,8 @@ class Claim:
         verdict = "no clear difference"
         if self.low is not None and self.high is not None and (self.low > 0 or self.high < 0):
             verdict = "better" if self.low > 0 else "worse"
+        elif self.low == self.high == 0:
+            verdict = "the same answers on every example"
         band = (
             ""
             if self.low is None or self.high is None
@@ -109,7 +111,8 @@ class Report:
             return
         references = self._in_order([r for r in rows if r.role == "reference"])
         needed = len(chosen) + len(FIRST) + PRESETS_ON_SELECTION
-        self._pass("selection", spec.selection_examples, [*chosen, *references], needed, board)
+        final_s = (len(chosen) + len(FIRST) + 1) * spec.heldout_examples * session.clock.seconds_an_example
+        self._pass("selection", spec.selection_examples, [*chosen, *references], needed, board, final_s)
         rows = self._rows()
         compared = [*self.front(rows), *self._rivals(rows)]
         self._pass("held-out", spec.heldout_examples, compared, len(compared), board)
@@ -145,8 +148,10 @@ class Report:
         named: dict[str, float | str] = {k: v for k, v in limits.items() if v is not None}
         return {**named, "flops_convention": spec.flops_convention}
 
-    def _pass(self, split: str, n: int, rows: Sequence[TrialRow], needed: int, board: Board) -> None:
-        """Measure rows on a split; beyond the first `needed` only while there is time."""
+    def _pass(
+        self, split: str, n: int, rows: Sequence[TrialRow], needed: int, board: Board, later_s: float = 0.0
+    ) -> None:
+        """Measure rows on a split; beyond the first `needed` only while more than `later_s` seconds are left."""
         session = self.session
         missing = [(i, r) for i, r in enumerate(rows) if r.number_of(QUALITY.name, split) is None]
         if not missing:
@@ -161,7 +166,7 @@ class Report:
         skipped = []
         for done, (i, row) in enumerate(missing):
             left = session.clock.left_s
-            if i >= needed and left is not None and left <= 0:
+            if i >= needed and left is not None and left <= later_s:
                 skipped.append(row.label or str(row.number))
                 continue
             try:

@@ -55,7 +55,7 @@ class SearchSpec(BaseModel):
     examples: int = Field(default=256, ge=16)
     selection_examples: int = Field(default=256, ge=16)
     heldout_examples: int = Field(default=512, ge=16)
-    trials: int = Field(default=64, ge=1)
+    trials: int = Field(default=60, ge=1)
     timeout: float | None = Field(default=None, gt=0)
     sampler: Sampler = "tpe"
     strategy: Strategy = "default"
