@@ -87,9 +87,7 @@ def _accuracy(settings: dict[str, Any]) -> str:
 
 
 def _pruning(settings: dict[str, Any]) -> str:
-    names = dict.fromkeys(
-        name.split()[0] for name in settings if "@" in name and "withdraw" not in name
-    )
+    names = dict.fromkeys(name.split()[0] for name in settings if "@" in name and "withdraw" not in name)
     counts = [int(name.split()[1]) for name in settings if name.startswith("random@0 ")]
     rows = []
     for name in names:

@@ -62,9 +62,7 @@ def make_batch(
 ) -> Batch:
     """Draw one scene a seed and pack its questions; see ``scenes.draw_scene``."""
     drawn = [
-        scenes.draw_scene(
-            seed, digits=split, size=size, canvas=canvas, objects=objects, questions=QUESTIONS
-        )
+        scenes.draw_scene(seed, digits=split, size=size, canvas=canvas, objects=objects, questions=QUESTIONS)
         for seed in seeds
     ]
     shape = (len(drawn), QUESTIONS, BLOCK)

@@ -86,9 +86,7 @@ def measure(path: str, seeds: list[tuple[int, int]]) -> dict[str, list[bool]]:
         other.visual = other.visual.roll(1, 0)
         right["wrong image"] = pruning.answer(forward, other)
         for size in SIZES:
-            right[f"size {size}"] = pruning.answer(
-                forward, pruning.collect(forward, seeds, size, 168)
-            )
+            right[f"size {size}"] = pruning.answer(forward, pruning.collect(forward, seeds, size, 168))
         larger = pruning.choose_seeds(len(seeds), FIRST_SEED + 10**6 + seeds[0][0], 224)
         right["canvas 224"] = pruning.answer(forward, pruning.collect(forward, larger, 224, 224))
     return {name: values.tolist() for name, values in right.items()}
@@ -133,9 +131,7 @@ def evaluate(path: Path, n: int, processes: int) -> dict[str, Any]:
 
 def main() -> None:
     """Read the command line and write the card."""
-    parser = argparse.ArgumentParser(
-        prog="python -m autotc.proxies.evaluate_card", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m autotc.proxies.evaluate_card", description=__doc__)
     parser.add_argument("--model", type=Path, help="folder (default: the shipped proxy)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the card")
     parser.add_argument("--examples", type=int, default=1000)

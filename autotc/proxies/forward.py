@@ -243,9 +243,7 @@ class Forward:
         weights += [layer.post_attention_layernorm.weight]
         weights += [m.gate_proj.weight, m.up_proj.weight, m.down_proj.weight]
         cos, sin, cos_y, sin_y = tables
-        return self.decoder_layer(
-            x, y, cos, sin, cos_y, sin_y, bias, a.num_heads, *weights, dtype=self.dtype
-        )
+        return self.decoder_layer(x, y, cos, sin, cos_y, sin_y, bias, a.num_heads, *weights, dtype=self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., vocabulary) of hidden states (..., D)."""

@@ -133,9 +133,7 @@ def choose_seeds(n: int, first: int, canvas: int = 168) -> list[tuple[int, int]]
 def random_scores(samples: Samples) -> Tensor:
     """Random order, a fixed one for each scene."""
     n = samples.visual.shape[1]
-    return torch.stack(
-        [torch.from_numpy(np.random.default_rng(s).random(n)) for s in samples.seeds]
-    )
+    return torch.stack([torch.from_numpy(np.random.default_rng(s).random(n)) for s in samples.seeds])
 
 
 def diverse(samples: Samples, k: int) -> Tensor:

@@ -133,9 +133,7 @@ class Trainer:
         """Return the loss of naming what each visual token shows; empty tokens weigh little."""
         parts = self.dense(visual).split(data.DENSE, -1)
         total = visual.new_zeros(())
-        for part, label, empty in zip(
-            parts, labels.unbind(-1), (0.15, 0.15, 0.03, 0.03), strict=True
-        ):
+        for part, label, empty in zip(parts, labels.unbind(-1), (0.15, 0.15, 0.03, 0.03), strict=True):
             weight = torch.ones(part.shape[-1], device=part.device)
             weight[0] = empty
             total = total + F.cross_entropy(part.flatten(0, 1), label.flatten(), weight)
@@ -207,8 +205,7 @@ class Trainer:
             "muon": self.muon.state_dict(),
             "adam": self.adam.state_dict(),
             "counters": {
-                name: getattr(self, name)
-                for name in ("step", "stage_step", "images", "elapsed", "stage")
+                name: getattr(self, name) for name in ("step", "stage_step", "images", "elapsed", "stage")
             },
         }
         part = self.options.out / "checkpoint.part"
