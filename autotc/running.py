@@ -65,6 +65,8 @@ def prepare(spec: SearchSpec) -> Setting:
     if spec.data and spec.workload is None:
         workload = task.workload()  # type: ignore[attr-defined]
         notes.append(f"Costs are for the data's own mix: {workload.describe()}.")
+    if spec.max_tflops is None:
+        notes.append("No --max-tflops was given: presets keep every token, and the front covers all costs.")
     proxy = on.startswith("proxy:")
     wanted = {
         "search": spec.examples,

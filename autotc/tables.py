@@ -40,6 +40,11 @@ def percent(number: Number | None) -> str:
     return f"{100 * number.value:.1f}{error} %"
 
 
+def figure(value: float) -> str:
+    """Write a cost with as many decimals as its size deserves."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def cost(anatomy: Anatomy, load: Workload, policy: Policy | None, found: Cost) -> None:
     """Print an estimate by part."""
     console.print(f"[bold]{escape(anatomy.id)}[/]  {load.describe()}")
@@ -326,8 +331,8 @@ class FrontView:
         label = str(m.trial)
         table.add_row(
             escape(label),
-            f"{m.value('tflops_literature'):,.0f}",
-            f"{m.value('tflops_exact'):,.0f}",
+            figure(m.value("tflops_literature")),
+            figure(m.value("tflops_exact")),
             f"{m.value('visual_tokens'):,.0f}",
             percent(m.number("quality", self.split)),
             percent(m.number("quality", "held-out")),
