@@ -97,6 +97,7 @@ class Evaluator:
             raise UnsupportedError("evaluate: load the model with attn_implementation='sdpa'")
         self._batch, self._held_bytes = batch, 0
         self._prefixes = PrefixStore(limit_bytes)
+        self._seen: set[Hashable] = set()
         self._requests: dict[tuple[str, int, int], list[tuple[list[int], Batch]]] = {}
         self._batches: dict[Any, Batch] = {}
         self._pixels: dict[str, list[tuple[int, int]]] = {}
@@ -156,7 +157,7 @@ class Evaluator:
                     if compression is not None:  # its hooks and its processor are not for what follows
                         compression.remove()
                         compression = None
-                    if resumable:
+                    if resumable and self._comes_again(batch, resize):
                         prefix = self._capture(batch, resize)
                     else:
                         inputs = self._inputs(batch, resize)
@@ -246,6 +247,13 @@ class Evaluator:
         rule = self.anatomy.image
         shown = [[resized(rule, resize, *size)[1] for size in self._pixels[e.id]] for e in batch.examples]
         return batch.key, str(shown)
+
+    def _comes_again(self, batch: Batch, resize: Stage | None) -> bool:
+        """Whether a prefill is worth capturing: a new image size pays for it only when it is asked for twice."""
+        key = self._key(batch, resize)
+        seen = resize is None or key in self._seen
+        self._seen.add(key)
+        return seen
 
     def _capture(self, batch: Batch, resize: Stage | None) -> Prefix:
         inputs = self._inputs(batch, resize)
