@@ -26,16 +26,42 @@ SIGNALS: dict[str, str] = {
     "text_keys": "(B,G,T,hd) the same for the text tokens",
     "normed": "(B,N,D) the state entering layer k under the model's final norm",
     "text_normed": "(B,T,D) the same for the text tokens",
-    # projector: from the last tower block that runs into the features; on Qwen the mean of each 2x2 group, in
-    # language-model order
+    "text_self_attention": "(B,H,T,T) layer k-1, text tokens to text tokens; softmax over all keys, after RoPE",
+    "next_text_attention": "(B,H,T,N) text rows recomputed with layer k's own norm, q and k",
+    "next_keys": "(B,G,N,hd) layer k's own keys, after RoPE, of the state entering k",
+    "prefix_attention": "(B,H,N) layer k's norm, q and k without RoPE: mean query of all tokens up to the image's "
+    "last one; softmax over those tokens",
+    "content_attention": "(B,H,N) layer k-1, row of the last prompt token without RoPE; softmax over the image's "
+    "tokens only",
+    "peak_attention": "(B,N) layer k-1, from the image's own tokens: largest over heads, mean over queries",
+    "flow_attention": "(B,H,N) layer k-1: where five steps along the attention of logits/0.1 lead from a uniform "
+    "start over the prompt",
+    "hidden_before": "(B,N,D) the state entering layer k-1",
+    "transition": "(B,N) layer k-1: turn of the state in the attention plus that in the MLP, see kernels.transition",
+    # projector, and decoder for the tokens left there: from the last tower block that runs into the features; on
+    # Qwen the mean of each 2x2 group, in language-model order
     "cls_attention": "(B,H,N) row of the CLS query; softmax over all keys, the CLS key's own mass left out",
     "received_attention": "(B,H,N) attention a token receives, mean over queries",
     "vision_keys": "(B,N,hd) keys, mean over heads",
     "features": "(B,N,Dv) encoder features before the projector (mean of a group on Qwen)",
+    "cls_logits": "(B,H,N) row of the CLS query before the softmax",
+    "vision_attention": "(B,N,N) the whole map, mean over heads; softmax over all keys",
+    "first_cls_attention": "(B,H,N) as cls_attention, first block",
+    "first_received_attention": "(B,H,N) as received_attention, first block",
+    "early_cls_attention": "(B,H,N) as cls_attention, the block at a quarter of the depth (index 5 of 24)",
+    "early_received_attention": "(B,H,N) as received_attention, the same block",
+    "middle_received_attention": "(B,H,N) as received_attention, at 3/8 of the depth with a CLS row (index 8 of 24), "
+    "at half of it without (15 of 32)",
+    "clip_text": "(B,E) embedding of the prompt's text by the tower's own text encoder, unit length",
+    "clip_patches": "(B,N,E) patches in the space of clip_text: the tower's last norm and visual projection",
     # vision: from the block in which the cut is made (after_attention), or the one before the cut (block)
     "block_keys": "(B,N,hd) keys of that block, mean over heads",
     "block_cls_attention": "(B,H,N) row of the CLS query in that block",
     "block_received_attention": "(B,H,N) attention a token receives in that block, mean over queries",
+    "block_values": "(B,H,N,hd) values of that block",
+    "block_value_attention": "(B,H,N) softmax over all keys of CLS value times values, the CLS key's own mass left out",
+    "block_logits": "(B,N,N) the whole map before the softmax, mean over heads",
+    "block_cls_logits": "(B,N) its row of the CLS query",
 }
 
 
@@ -174,12 +200,13 @@ class Shape:
 @dataclass(frozen=True)
 class PresetStage:
     """One stage of a published recipe: the site, the depth as (published layer, published depth), the fraction of
-    the original tokens that the paper keeps, and parameters."""
+    the original tokens that the paper keeps, parameters, and the reducer where it is not the preset's own."""
 
     site: Literal["input", "vision", "projector", "decoder"]
     keep: float
     layer: tuple[int, int] | None = None
     params: tuple[tuple[str, Any], ...] = ()
+    reducer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +242,8 @@ class Reducer:
     instead: ClassVar[Mapping[str, str]] = {}  # needed signal -> what to take where a family lacks it
     query_aware: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
-    stateful: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False  # also observes the layers between its stages
+    observes: ClassVar[int] = 0  # and so many layers before its first one
     withdraws: ClassVar[bool] = False  # keeps nothing: its stages have keep 0
     size_bias: ClassVar[bool] = False
     where: ClassVar[Literal["block", "after_attention"]] = "block"
