@@ -79,11 +79,9 @@ def decoder_signals(
     if "next_attention" in needs:
         attention: Any = layer.self_attn
         normed = layer.input_layernorm(hidden)  # type: ignore[operator]
-        keys = attention.k_proj(normed)
-        keys = keys.view(*keys.shape[:2], -1, attention.head_dim).transpose(1, 2)
+        keys = heads_of(attention, "k", normed)
         batch, last = torch.arange(len(hidden), device=hidden.device), layout.last()
-        queries = attention.q_proj(normed[batch, last][:, None])
-        queries = queries.view(len(hidden), 1, -1, attention.head_dim).transpose(1, 2)
+        queries = heads_of(attention, "q", normed[batch, last][:, None])
         queries = rotate(queries, rope[0][batch, last][:, None], rope[1][batch, last][:, None])
         out["next_attention"] = _last_row(queries, rotate(keys, *rope), attention.scaling, layout)
     if tapped is not None and "keys" in needs:
@@ -98,6 +96,18 @@ def decoder_signals(
     if "text_normed" in needs:
         out["text_normed"] = text.norm(hidden[sample, rows]) * real[..., None]
     return out
+
+
+def heads_of(attention: Any, which: str, normed: Tensor) -> Tensor:
+    """Return queries ("q") or keys ("k") before rotary positions, (B, heads, S, hd), of normed states (B, S, D).
+
+    Some language models (Qwen3) norm each head.
+    """
+    heads = getattr(attention, f"{which}_proj")(normed)
+    heads = heads.view(*heads.shape[:2], -1, attention.head_dim)
+    norm = getattr(attention, f"{which}_norm", None)
+    found: Tensor = heads if norm is None else norm(heads)
+    return found.transpose(1, 2)
 
 
 def _last_row(queries: Tensor, keys: Tensor, scale: float, layout: Layout) -> Tensor:
