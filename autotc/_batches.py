@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from autotc._inputs import WrappedProcessor
 from autotc._memory import default_limit_bytes
 from autotc._score import Answers, Scores
-from autotc._stages import Step
+from autotc._stages import Step, first_observed
 from autotc.adapter import ModelAdapter
 from autotc.anatomy import Anatomy
 from autotc.apply import Compression, Prefix
@@ -247,7 +247,7 @@ def _first_block(step: Step) -> int:
     """The first block whose run matters to a stage: signals of a cut before a block come from the one
     before.
     """
-    layer = step.stage.layer or 0
+    layer = first_observed(step)
     before = step.reducer.where != "after_attention" and any(name.startswith("block_") for name in step.needs)
     return layer - before
 

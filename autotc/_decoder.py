@@ -20,7 +20,16 @@ from torch.utils.hooks import RemovableHandle
 
 from autotc._layout import Layout, move, read_prompt, shorten
 from autotc._run import Run, beam_order, check_call, gather_positions, new_run, same_prompt
-from autotc._signals import Tapped, decoder_signals, entry_signals
+from autotc._signals import (
+    BEFORE,
+    TAPPED,
+    WHOLE,
+    Before,
+    Tapped,
+    decoder_signals,
+    entry_signals,
+    tower_signals,
+)
 from autotc._stages import Ledger, Plan, Step
 from autotc._tap import Watcher, base_name
 from autotc._tower import Tower, TowerRun
@@ -28,8 +37,6 @@ from autotc.adapter import ModelAdapter
 from autotc.assignment import Assignment, select
 from autotc.errors import UnsupportedError
 from autotc.reducer import Signals, TokenView
-
-TAPPED = ("last_attention", "text_attention", "keys", "text_keys")
 
 
 class Decoder:
@@ -52,15 +59,23 @@ class Decoder:
         self._pending: Run | None = None
         self._names = list(inspect.signature(adapter.core.forward).parameters)
         self._eager = base_name(adapter.text.config._attn_implementation) == "eager"
+        self._needed_after: dict[
+            int, set[str]
+        ] = {}  # signals that a cut or a look behind a layer takes from it
+        for i in range(1, len(adapter.layers)):
+            steps = (plan.at("decoder", i), *plan.watching("decoder", i))
+            wanted = {need for step in steps if step is not None for need in step.needs}
+            if wanted:
+                self._needed_after[i - 1] = wanted
 
     def watchers(self) -> dict[nn.Module, Watcher]:
         """Return the attention modules whose signals a step needs."""
-        layers = {
-            step.stage.layer - 1
-            for step in self.plan.of("decoder")
-            if step.stage.layer is not None and set(step.needs) & set(TAPPED)
+        needs = self._needed_after
+        return {
+            self.adapter.layers[i].self_attn: self._watcher(i, bool(needs[i] & WHOLE))
+            for i in needs
+            if needs[i] & (TAPPED | WHOLE)
         }
-        return {self.adapter.layers[i].self_attn: self._watcher(i) for i in layers}
 
     def attach(self) -> list[RemovableHandle]:
         """Register the hooks and return their handles."""
@@ -70,7 +85,26 @@ class Decoder:
         ]
         for i, layer in enumerate(self.adapter.layers):
             hooks.append(layer.register_forward_pre_hook(self._layer_hook(i), with_kwargs=True))
+            if "transition" in self._needed_after.get(i, ()):
+                hooks += self._watch_transition(i, layer)
         return hooks
+
+    def _watch_transition(self, i: int, layer: Any) -> list[RemovableHandle]:
+        """Let a layer's norms and halves show what goes in and comes out while a prompt runs."""
+
+        def shown(part: str) -> Any:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                run = self.run
+                if run is not None and run.prefilling and i in run.before_layers:
+                    run.before_layers[i].show(part, output, run.layouts[i])
+
+            return hook
+
+        parts = {
+            "in": (layer.input_layernorm, layer.post_attention_layernorm),
+            "out": (layer.self_attn, layer.mlp),
+        }
+        return [m.register_forward_hook(shown(part)) for part, modules in parts.items() for m in modules]
 
     # calls --------------------------------------------------------------------------------------------------
 
@@ -181,7 +215,9 @@ class Decoder:
                 layout, embeds = _drop_dead(layout, embeds, tower, run.images, self.compact)
         step = self.plan.at("projector")
         if step is not None:
-            signals = entry_signals(step.needs, layout, embeds, tower, run.images)
+            signals = entry_signals(step.needs, layout, embeds)
+            if tower is not None:
+                signals |= tower_signals(step.needs, layout, tower, run.images)
             assignment = run.ledger.decide(
                 step, self._view(step, embeds, layout, run, signals), layout.images.original
             )
@@ -232,19 +268,22 @@ class Decoder:
         cache = kwargs.get("past_key_values")
         if run.cache is None and cache is not None:
             run.cache = weakref.ref(cache)
+        for watching in self.plan.watching("decoder", i) if run.ledger.replay is None else ():
+            run.ledger.observe(watching, self._decoder_view(watching, i, hidden, kwargs, run))
         step = self.plan.at("decoder", i)
         if step is not None:
             layout = run.current
-            view = self._view(
-                step, hidden, layout, run, self._decoder_signals(step, module, hidden, kwargs, run)
-            )
+            view = self._decoder_view(step, i, hidden, kwargs, run)
             assignment = run.ledger.decide(step, view, layout.images.original)
-            run.taps.pop(i - 1, None)
             if assignment is not None:
                 after, index = shorten(layout, assignment, self.compact)
                 hidden = move(hidden, layout, assignment, after, index)
                 run.current = after
+        run.taps.pop(i - 1, None)
+        run.before_layers.pop(i - 1, None)
         run.layouts[i] = run.current
+        if self._needed_after.get(i, set()) & BEFORE and run.ledger.replay is None:
+            run.before_layers[i] = Before(module, hidden)
         if run.current is run.entry:
             return None
         layout = run.current
@@ -259,16 +298,22 @@ class Decoder:
             )
         return hidden, {**kwargs, **changed}
 
-    def _decoder_signals(
-        self, step: Step, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any], run: Run
-    ) -> dict[str, Tensor]:
-        layout = run.current
-        if run.ledger.replay is not None or layout.images.place.shape[1] == 0:
-            return {}
-        rope = self._rope(run, layout, hidden, kwargs)
-        tapped = run.taps.get((step.stage.layer or 0) - 1)
-        signals = decoder_signals(step.needs, layer, self.adapter.text, hidden, tapped, layout, rope)
-        return signals | entry_signals(step.needs, run.prompt, run.embeds, None, run.images)
+    def _decoder_view(
+        self, step: Step, i: int, hidden: Tensor, kwargs: dict[str, Any], run: Run
+    ) -> TokenView:
+        """Return what a reducer sees before layer i."""
+        layout, layer = run.current, self.adapter.layers[i]
+        signals: dict[str, Tensor] = {}
+        if run.ledger.replay is None and layout.images.place.shape[1]:
+            rope = self._rope(run, layout, hidden, kwargs)
+            tapped, before = run.taps.get(i - 1), run.before_layers.get(i - 1)
+            signals = decoder_signals(
+                step.needs, layer, self.adapter.text, hidden, tapped, before, layout, rope
+            )
+            signals |= entry_signals(step.needs, run.prompt, run.embeds)
+            if self.tower.run is not None:
+                signals |= tower_signals(step.needs, layout, self.tower.run, run.images)
+        return self._view(step, hidden, layout, run, signals)
 
     def _rope(
         self, run: Run, layout: Layout, hidden: Tensor, kwargs: dict[str, Any]
@@ -313,11 +358,11 @@ class Decoder:
             given = (ids * valid * (back * 2654435761 % 2147483647)).sum(1) % 2147483647
         return given[images.sample] * 64 + images.ordinal
 
-    def _watcher(self, i: int) -> Watcher:
-        def watch(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> None:
+    def _watcher(self, i: int, whole: bool) -> Watcher:
+        def watch(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> None:
             run = self.run
             if run is not None and run.prefilling and run.ledger.replay is None:
-                run.taps[i] = Tapped.of(queries, keys, scale, run.layouts[i])
+                run.taps[i] = Tapped.of(queries, keys, scale, run.layouts[i], whole)
 
         return watch
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from autotc._decoder import Decoder
 from autotc._layout import Layout
 from autotc._run import ATTACHED, Run, new_run
-from autotc._signals import Tapped
-from autotc._stages import Ledger, Plan
+from autotc._signals import BEFORE, Tapped
+from autotc._stages import Ledger, Plan, Step, first_observed
 from autotc._tap import Tap, Watcher
-from autotc._tower import LAST, Tower, TowerRun
+from autotc._tower import COMMON, Tower, TowerRun
 from autotc.adapter import adapter_for
 from autotc.assignment import Assignment
 from autotc.policy import ModelRef, Policy
@@ -146,7 +146,7 @@ class _Recorder:
         self.arguments.append({k: v for k, v in kwargs.items() if k not in dropped})
 
     def _watcher(self, i: int) -> Watcher:
-        def watch(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> None:
+        def watch(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> None:
             run = self.decoder.run
             if run is not None:
                 self.taps[i] = Tapped.of(queries, keys, scale, run.prompt)
@@ -158,7 +158,7 @@ class _Recorder:
 def capture(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    signals: Sequence[str] = tuple(LAST),
+    signals: Sequence[str] = COMMON,
     original: Sequence[int] | None = None,
 ) -> Prefix:
     """Run prompts through the model without a policy and keep what policies may start from.
@@ -248,7 +248,7 @@ def resume(
     )
     compression.tower.run = prefix.tower
     steps = compression.plan.of("decoder")
-    first = min((s.stage.layer or 0 for s in steps), default=len(adapter.layers))
+    first = min(map(_starts, steps), default=len(adapter.layers))
     if compression.plan.at("projector") is not None or not prefix.hidden:
         decoder.begin(run)
         cache = _new_cache(adapter)
@@ -300,6 +300,13 @@ def score(compression: Compression, state: Prefilled, answer_ids: Tensor) -> Ten
         run.cache = held
     head: Any = compression.model.lm_head
     return torch.cat([first, head(out.last_hidden_state)], 1)
+
+
+def _starts(step: Step) -> int:
+    """The first decoder layer that has to run for a step: the one before its cut, where it looks back at more than
+    a prefix holds.
+    """
+    return max(0, first_observed(step) - bool(set(step.needs) & BEFORE))
 
 
 def _require_attached(compression: Compression) -> None:

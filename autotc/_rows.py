@@ -14,6 +14,19 @@ from torch import Tensor
 
 from autotc.assignment import Assignment
 
+TOKEN_AXES = {
+    "cls": (2,),
+    "cls_logits": (2,),
+    "received": (2,),
+    "keys": (1,),
+    "values": (2,),
+    "value_row": (2,),
+    "map": (1, 2),
+    "logits": (1, 2),
+    "logits_row": (1,),
+}
+"""Which axes of what an attention call shows run over its rows, by kind."""
+
 
 class TowerRows(Protocol):
     """What the vision site needs to know and do; I images, N tokens left, N0 original tokens."""
@@ -115,13 +128,14 @@ class Batched(_Rows):
         return None if self.even else torch.nn.functional.pad(self.valid, (self.prefix, 0), value=True)
 
     def collect(self, found: dict[str, Tensor], length: int) -> dict[str, Tensor] | None:
-        out, queries = {}, (self.valid.sum(1) + self.prefix)[:, None, None]
+        out = {}
         for kind, values in found.items():
-            if kind == "keys":
-                out[kind] = self.by_source(values[:, self.prefix :])
-            else:
-                tokens = values[..., self.prefix :] / (queries if kind == "received" else 1)
-                out[kind] = self.by_source(tokens.transpose(1, 2)).transpose(1, 2)
+            if kind == "received":
+                values = values / (self.valid.sum(1) + self.prefix)[:, None, None]
+            for axis in TOKEN_AXES[kind]:
+                tokens = values.movedim(axis, 1)[:, self.prefix :]
+                values = self.by_source(tokens.flatten(2)).unflatten(2, tokens.shape[2:]).movedim(1, axis)
+            out[kind] = values
         return out
 
     def projected(self, features: Tensor) -> Tensor:
@@ -218,11 +232,11 @@ class Packed(_Rows):
         out = {}
         queries = (self.valid.sum(1) * self.members)[:, None, None]
         for kind in found:
-            axis = 1 if kind == "keys" else 2
-            rows = torch.cat([chunk[kind] for chunk in self.chunks], axis)[0]
-            rows = rows if kind == "keys" else rows.transpose(0, 1)
-            tokens = self.by_source(rows.view(len(self.origin), self.members, -1).mean(1)[self.at])
-            out[kind] = tokens if kind == "keys" else tokens.transpose(1, 2) / queries
+            (axis,) = TOKEN_AXES[kind]
+            rows = torch.cat([chunk[kind] for chunk in self.chunks], axis)[0].movedim(axis - 1, 0)
+            groups = rows.flatten(1).view(len(self.origin), self.members, -1).mean(1)
+            tokens = self.by_source(groups[self.at]).unflatten(2, rows.shape[1:]).movedim(1, axis)
+            out[kind] = tokens / queries if kind == "received" else tokens
         self.chunks, self.taken = [], 0
         return out
 

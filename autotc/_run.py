@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autotc._layout import Layout
-from autotc._signals import Tapped
+from autotc._signals import Before, Tapped
 from autotc._stages import Ledger
 from autotc.assignment import Assignment
 from autotc.errors import UnsupportedError
@@ -35,6 +35,7 @@ class Run:
         images: the tower's image of each image row.
         layouts: the layout each layer saw.
         taps: what attention layers showed.
+        before_layers: what layers did that a later cut looks back at.
         cache: the cache that was filled, if any.
         before: tokens generated before the call that runs now.
         prefilling: whether the prompt runs now, or tokens after it.
@@ -52,6 +53,7 @@ class Run:
     images: Tensor
     layouts: dict[int, Layout] = field(default_factory=dict)
     taps: dict[int, Tapped] = field(default_factory=dict)
+    before_layers: dict[int, Before] = field(default_factory=dict)
     ropes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     cache: weakref.ref[Any] | None = None
     before: int = 0

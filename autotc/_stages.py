@@ -50,9 +50,28 @@ class Plan:
         """Return the steps of a site, in order."""
         return tuple(step for step in self.steps if step.stage.site == site)
 
+    def watching(self, site: str, layer: int) -> tuple[Step, ...]:
+        """Return for each stateful reducer that observes this layer its next step: it looks at the layers between
+        its stages, and at some before its first one.
+        """
+        out = []
+        for name in dict.fromkeys(s.stage.reducer for s in self.of(site) if s.reducer.stateful):
+            mine = [s for s in self.of(site) if s.stage.reducer == name]
+            later = [s for s in mine if (s.stage.layer or 0) > layer]
+            cuts_here = any(s.stage.layer == layer for s in mine)
+            if later and not cuts_here and layer >= first_observed(mine[0]):
+                out.append(later[0])
+        return tuple(out)
+
     def needs(self, *sites: str) -> set[str]:
         """Return the signals that the steps of some sites need."""
         return {need for site in sites for step in self.of(site) for need in step.needs}
+
+
+def first_observed(step: Step) -> int:
+    """Return the first layer that a step's reducer looks at, when the step is its first one."""
+    before = step.reducer.observes if step.reducer.stateful else 0
+    return max(1, (step.stage.layer or 0) - before)
 
 
 @dataclass
@@ -90,6 +109,11 @@ class Ledger:
         self.note(step, asked, kept)
         self.decisions[step.index] = assignment
         return assignment
+
+    def observe(self, step: Step, view: TokenView) -> None:
+        """Show a layer to a stateful reducer, which cuts later."""
+        view.state = self.state.setdefault(step.stage.reducer, view.state)
+        step.reducer.observe(view)
 
     def note(self, step: Step, asked: Tensor, kept: Tensor) -> None:
         """Write down how many tokens a stage was asked to keep and kept, one number an image."""

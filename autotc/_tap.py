@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Watcher = Callable[[Tensor, Tensor, Tensor | None, float], Tensor | None]
+Watcher = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor | None]
 _WATCH = "_autotc_watch"
 _PREFIX = "autotc_"
 BASES = ("sdpa", "eager")
@@ -23,8 +23,8 @@ class Tap:
     """Watches attention modules until `close`.
 
     Args:
-        watchers: attention module -> called with queries (B, H, R, hd), keys (B, G, S, hd), the mask and
-            the scale.
+        watchers: attention module -> called with queries (B, H, R, hd), keys and values (B, G, S, hd), the
+            mask and the scale.
     """
 
     def __init__(self, watchers: dict[nn.Module, Watcher]) -> None:
@@ -77,7 +77,7 @@ def _register(base: str) -> None:
         watcher: Watcher | None = getattr(module, _WATCH, None)
         if watcher is not None:
             scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            other = watcher(query, key, attention_mask, scale)
+            other = watcher(query, key, value, attention_mask, scale)
             attention_mask = attention_mask if other is None else other
         return own(module, query, key, value, attention_mask, **kwargs)
 
@@ -132,6 +132,29 @@ def received_sum(
             weights = weights * real[:, None, start : start + step, None]
         total += weights.sum(2)
     return total
+
+
+def mean_logits(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return the logits (B, S, S), mean over heads, one head at a time to bound the memory.
+
+    Args:
+        queries, keys: (B, H, S, hd).
+        mask: additive mask that broadcasts to (B, H, S, S).
+        scale: factor of the logits.
+    """
+    total = sum(q @ k.transpose(-1, -2) for q, k in zip(queries.unbind(1), keys.unbind(1), strict=True))
+    mean: Tensor = total.to(_wide(queries)) * (scale / queries.shape[1])  # type: ignore[union-attr]
+    return mean if mask is None else mean + mask.mean(1)
+
+
+def mean_attention(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return the attention map (B, S, S), mean over heads; arguments as for `mean_logits`."""
+    total = torch.zeros(())
+    for h in range(queries.shape[1]):
+        logits = queries[:, h] @ keys[:, h].transpose(-1, -2) * scale
+        logits = logits if mask is None else logits + mask.expand(-1, queries.shape[1], -1, -1)[:, h]
+        total = total + logits.softmax(-1, dtype=_wide(queries))
+    return total / queries.shape[1]
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -19,20 +19,38 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autotc._rows import Batched, Packed, TowerRows
-from autotc._stages import Ledger, Plan, Step
-from autotc._tap import Watcher, attention_rows, received_sum
+from autotc._signals import at_sources
+from autotc._stages import Ledger, Plan, Step, first_observed
+from autotc._tap import Watcher, mean_attention, mean_logits, received_sum
 from autotc.adapter import Grid, ModelAdapter
 from autotc.assignment import Assignment
 from autotc.errors import UnsupportedError
 from autotc.reducer import Signals, TokenView
 
-LAST = {
-    "cls_attention": "cls",
-    "received_attention": "received",
-    "vision_keys": "keys",
-    "features": "features",
+TOWER = {
+    "cls_attention": ("last", "cls"),
+    "received_attention": ("last", "received"),
+    "vision_keys": ("last", "keys"),
+    "features": ("last", "features"),
+    "cls_logits": ("last", "cls_logits"),
+    "vision_attention": ("last", "map"),
+    "first_cls_attention": ("first", "cls"),
+    "first_received_attention": ("first", "received"),
+    "early_cls_attention": ("early", "cls"),
+    "early_received_attention": ("early", "received"),
+    "middle_received_attention": ("middle", "received"),
 }
-BLOCK = {"block_cls_attention": "cls", "block_received_attention": "received", "block_keys": "keys"}
+"""Signals for the sites behind the tower: of which block, and what of it."""
+BLOCK = {
+    "block_cls_attention": "cls",
+    "block_received_attention": "received",
+    "block_keys": "keys",
+    "block_values": "values",
+    "block_value_attention": "value_row",
+    "block_logits": "logits",
+    "block_cls_logits": "logits_row",
+}
+COMMON = ("cls_attention", "received_attention", "vision_keys", "features")
 
 
 @dataclass
@@ -70,12 +88,12 @@ class Tower:
     Args:
         adapter: the model's adapter.
         plan: the policy's steps.
-        signals: signals of the last block to compute.
+        signals: signals for the sites behind the tower to compute.
     """
 
     def __init__(self, adapter: ModelAdapter, plan: Plan, signals: set[str]) -> None:
         self.adapter, self.plan = adapter, plan
-        self.wanted = signals & set(LAST)
+        self.wanted = signals & set(TOWER)
         self.run: TowerRun | None = None
         self.replay: Mapping[int, Assignment | None] | None = None
         self.ids: Tensor | None = None
@@ -86,23 +104,38 @@ class Tower:
     def watchers(self) -> dict[nn.Module, Watcher]:
         """Return the attention modules that are watched, and by what."""
         blocks = self.adapter.blocks
-        wanted: dict[int, set[str]] = {}
+        block: dict[int, set[str]] = {}
         for step in self.plan.of("vision"):
-            if set(step.needs) & set(BLOCK):
-                wanted.setdefault(self._seen_by(step), set()).update(
-                    BLOCK[n] for n in step.needs if n in BLOCK
-                )
-        last = self.adapter.blocks_used - 1
+            for at in self._watched(step):
+                block.setdefault(at, set()).update(BLOCK[n] for n in step.needs if n in BLOCK)
+        behind: dict[int, set[str]] = {}
+        for name in self.wanted - {"features"}:
+            behind.setdefault(self.depth(TOWER[name][0]), set()).add(name)
         biases = [s.stage.layer or 0 for s in self.plan.of("vision") if s.reducer.size_bias]
         out: dict[nn.Module, Watcher] = {}
-        for i in range(last + 1):
+        for i in range(self.adapter.blocks_used):
             # packed towers take no mask as an argument: the watcher passes the bias on
             biased = bool(biases) and i >= min(biases) and self.adapter.tower_prefix == 0
-            final = {LAST[n]: n for n in self.wanted if n != "features"} if i == last else {}
-            if biased or final or i in wanted:
-                watch = partial(self._watch, set(wanted.get(i, ())), set(final))
+            if biased or block.get(i) or i in behind:
+                watch = partial(self._watch, block.get(i, set()), behind.get(i, set()))
                 out[self.adapter.attention(blocks[i])] = watch
         return out
+
+    def depth(self, place: str) -> int:
+        """Return the block that a signal of the sites behind the tower comes from."""
+        total = len(self.adapter.blocks)
+        middle = total * 3 // 8 if self.adapter.tower_prefix else total // 2
+        found = {"first": 0, "early": total // 4 - 1, "middle": middle - 1, "last": total}[place]
+        return max(0, min(found, self.adapter.blocks_used - 1))
+
+    def _watched(self, step: Step) -> range:
+        """The blocks whose attention a step sees: that of its cut, before it those that a stateful reducer
+        observes.
+        """
+        seen = self._seen_by(step)
+        earliest = next(s for s in self.plan.of("vision") if s.stage.reducer == step.stage.reducer)
+        before = (step.stage.layer or 0) - first_observed(earliest) if step.reducer.stateful else 0
+        return range(max(0, seen - before), seen + 1)
 
     @staticmethod
     def _seen_by(step: Step) -> int:
@@ -119,13 +152,13 @@ class Tower:
         if not steps:
             return hooks
         hooks.append(self.adapter.projector.register_forward_hook(self._after_projector))
-        for i in range(min(s.stage.layer or 0 for s in steps), len(self.adapter.blocks)):
+        for i in range(min(map(first_observed, steps)), len(self.adapter.blocks)):
             block = self.adapter.blocks[i]
             step = self.plan.at("vision", i)
             inside = step is not None and step.reducer.where == "after_attention"
             hooks.append(
                 block.register_forward_pre_hook(
-                    partial(self._enter_block, None if inside else step), with_kwargs=True
+                    partial(self._enter_block, i, None if inside else step), with_kwargs=True
                 )
             )
             if step is not None and inside:
@@ -165,11 +198,15 @@ class Tower:
             )
         return TowerRun(list(grids), original, rows, Ledger(self.replay))
 
-    def _enter_block(self, step: Step | None, block: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _enter_block(
+        self, i: int, step: Step | None, block: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
         run = self.run
         if run is None:
             return None
         hidden, kwargs = _named(block, args, kwargs)
+        for watching in self.plan.watching("vision", i) if run.ledger.replay is None else ():
+            run.ledger.observe(watching, self._view(run, watching, hidden))
         if step is not None:
             hidden = self._cut(run, step, hidden)
         if not run.cut:
@@ -186,11 +223,20 @@ class Tower:
         return self.adapter.feed(block, hidden)
 
     def _cut(self, run: TowerRun, step: Step, hidden: Tensor) -> Tensor:
+        original = run.original or [t * h * w for t, h, w in run.grids]
+        assignment = run.ledger.decide(step, self._view(run, step, hidden), original)
+        if assignment is None:
+            return hidden
+        run.cut = True
+        run.bias = run.bias or step.reducer.size_bias
+        return run.rows.shorten(hidden, assignment)
+
+    def _view(self, run: TowerRun, step: Step, hidden: Tensor) -> TokenView:
         rows = run.rows
         found = {n: run.block[BLOCK[n]] for n in step.needs if n in BLOCK and BLOCK[n] in run.block}
         signals = {n: at_sources(n, v, rows.source, rows.valid) for n, v in found.items()}
         ids = self.ids if self.ids is not None and len(self.ids) == len(run.grids) else None
-        view = TokenView(
+        return TokenView(
             x=rows.tokens(hidden),
             valid=rows.valid,
             image=torch.zeros_like(rows.source),
@@ -201,13 +247,6 @@ class Tower:
             prefix=self.adapter.tower_prefix,
             ids=ids,  # type: ignore[arg-type]
         )
-        original = run.original or [t * h * w for t, h, w in run.grids]
-        assignment = run.ledger.decide(step, view, original)
-        if assignment is None:
-            return hidden
-        run.cut = True
-        run.bias = run.bias or step.reducer.size_bias
-        return rows.shorten(hidden, assignment)
 
     def _before_projector(self, module: nn.Module, args: Any) -> None:
         run = self.run
@@ -221,49 +260,61 @@ class Tower:
     def _watch(
         self,
         block: set[str],
-        last: set[str],
+        behind: set[str],
         queries: Tensor,
         keys: Tensor,
+        values: Tensor,
         mask: Tensor | None,
         scale: float,
     ) -> Tensor | None:
-        """Compute what was asked for from one attention call; Qwen calls once a window."""
+        """Compute what was asked for from one attention call; Qwen calls once a window.
+
+        Args:
+            block: kinds that a stage of this site looks at.
+            behind: signals for the sites behind the tower.
+        """
         run = self.run
         if run is None:
             return None
         rows = run.rows
         other = rows.chunk_bias(queries) if run.bias and run.cut else None
         used = mask if other is None else other
-        wanted = block | last
+        real = rows.real(queries.shape[0])
         found: dict[str, Tensor] = {}
-        if "cls" in wanted:
-            seen = torch.ones(len(queries), 1, keys.shape[2], dtype=torch.bool, device=queries.device)
-            if used is not None:
-                raise_mask = used[:, 0, :1].expand(len(queries), 1, -1)
-                found["cls"] = _biased_row(queries[:, :, :1], keys, raise_mask, scale)
-            else:
-                found["cls"] = attention_rows(queries[:, :, :1], keys, seen, scale)[:, :, 0]
-        if "received" in wanted:
-            found["received"] = received_sum(queries, keys, used, scale, rows.real(queries.shape[0]))
-        if "keys" in wanted:
-            found["keys"] = keys.mean(1)
+        for kind in block | {TOWER[name][1] for name in behind}:
+            if kind == "cls":
+                found[kind] = _row(queries[:, :, :1], keys, used, scale).softmax(-1, dtype=_wide(keys))
+            elif kind == "cls_logits":
+                found[kind] = _row(queries[:, :, :1], keys, used, scale)
+            elif kind == "value_row":
+                found[kind] = _row(values[:, :, :1], values, used, 1.0).softmax(-1, dtype=_wide(values))
+            elif kind == "received":
+                found[kind] = received_sum(queries, keys, used, scale, real)
+            elif kind == "keys":
+                found[kind] = keys.mean(1)
+            elif kind == "values":
+                found[kind] = values
+            elif kind == "map":
+                found[kind] = mean_attention(queries, keys, used, scale)
+            elif kind == "logits":
+                found[kind] = mean_logits(queries, keys, used, scale)
+            elif kind == "logits_row":
+                found[kind] = _row(queries[:, :, :1], keys, used, scale).mean(1)
         done = rows.collect(found, queries.shape[2])
         if done is not None:
             run.block = {k: v for k, v in done.items() if k in block} or run.block
-            run.signals.update({name: done[kind] for name, kind in LAST.items() if kind in last})
+            run.signals.update({name: done[TOWER[name][1]] for name in behind})
         return other
 
 
-def at_sources(name: str, values: Tensor, source: Tensor, valid: Tensor) -> Tensor:
-    """Pick the tokens left from a signal indexed by original token."""
-    if name.endswith("attention"):
-        return values.gather(2, source[:, None].expand(-1, values.shape[1], -1)) * valid[:, None]
-    return values.gather(1, source[..., None].expand(*source.shape, values.shape[-1])) * valid[..., None]
+def _row(query: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return the logits (B, H, S) of one query a head, under an additive mask where there is one."""
+    logits = (query @ keys.transpose(-1, -2))[:, :, 0] * scale
+    return logits if mask is None else logits + mask[:, :, 0].expand(len(logits), -1, -1)
 
 
-def _biased_row(query: Tensor, keys: Tensor, bias: Tensor, scale: float) -> Tensor:
-    logits = query @ keys.transpose(-1, -2) * scale + bias[:, None]
-    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))[:, :, 0]
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _named(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:

@@ -22,6 +22,19 @@ from autotc.registry import Registry, nearest
 
 Grid = tuple[int, int, int]
 
+# signals of `autotc.reducer.SIGNALS` by what a tower has to have for them
+OF_CLS_ROW = (
+    "cls_attention",
+    "cls_logits",
+    "first_cls_attention",
+    "early_cls_attention",
+    "block_cls_attention",
+    "block_cls_logits",
+    "block_value_attention",
+)
+OF_ONE_SEQUENCE_AN_IMAGE = ("vision_attention", "block_logits", "block_cls_logits")
+OF_TEXT_ENCODER = ("clip_text", "clip_patches")
+
 
 class ModelAdapter:
     """Base of all model families: class data describe the family, an instance describes one built model.

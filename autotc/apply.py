@@ -26,7 +26,7 @@ from autotc._run import ATTACHED, check_cache
 from autotc._stages import Plan
 from autotc._tap import BASES, Tap, base_name
 from autotc._tower import Tower
-from autotc.adapter import ModelAdapter, adapter_for, adapters
+from autotc.adapter import OF_TEXT_ENCODER, ModelAdapter, adapter_for, adapters
 from autotc.adapter import anatomy as anatomy_of
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment
@@ -82,7 +82,7 @@ def check(policy: Policy, anatomy: Anatomy) -> None:
             f"allowed: {', '.join(family.positions)}"
         )
     last = {"decoder": anatomy.decoder.layers - 1, "vision": anatomy.vision.blocks_used - 1}
-    available = set(SIGNALS) - set(family.signals_absent)
+    available = set(SIGNALS) - set(family.signals_absent) - set(OF_TEXT_ENCODER)
     for i, stage in enumerate(policy.stages):
         where = f"stages[{i}]"
         if stage.site not in family.sites:
@@ -129,13 +129,13 @@ class Compression:
         self.anatomy = anatomy_of(model) if anatomy is None else anatomy
         check(policy, self.anatomy)
         _check_model(model, self.adapter)
-        plan = Plan(policy, self.adapter.signals_absent)
+        plan = Plan(policy, (*self.adapter.signals_absent, *OF_TEXT_ENCODER))
         if plan.of("input") and processor is None:
             raise UnsupportedError(
                 "compress: an 'input' stage resizes images before the model sees them: pass "
                 "processor=..., and make the inputs with it inside the with block"
             )
-        self.tower = Tower(self.adapter, plan, plan.needs("projector"))
+        self.tower = Tower(self.adapter, plan, plan.needs("projector", "decoder"))
         self.decoder = Decoder(self.adapter, plan, policy.positions == "compact", self.tower)
         self.plan = plan
         self.processor = processor

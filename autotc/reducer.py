@@ -65,6 +65,11 @@ SIGNALS: dict[str, str] = {
 }
 
 
+def axes(signal: str) -> tuple[str, ...]:
+    """Return the axes of a signal as its description names them, e.g. ("B", "H", "N")."""
+    return tuple(SIGNALS[signal][1:].split(")")[0].split(","))
+
+
 class Signals(Mapping[str, Tensor]):
     """The signals a reducer declared in `needs`; touching another one raises."""
 

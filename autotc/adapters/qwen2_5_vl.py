@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotc.adapter import Grid, ModelAdapter
+from autotc.adapter import OF_CLS_ROW, OF_ONE_SEQUENCE_AN_IMAGE, Grid, ModelAdapter
 from autotc.anatomy import Anatomy, DecoderAnatomy, ImageRule, VisionAnatomy
 
 _TOKENS = {
@@ -119,7 +119,7 @@ class Qwen2_5_VL(ModelAdapter):
         "qwen2-vl-7b": {"id": "Qwen/Qwen2-VL-7B-Instruct", "config": _qwen2(_text(3584, 18944, 28, 28, 4))},
     }
     positions = ("original",)
-    signals_absent = ("cls_attention", "block_cls_attention")
+    signals_absent = OF_CLS_ROW + OF_ONE_SEQUENCE_AN_IMAGE
     token_members = 4
 
     @classmethod
