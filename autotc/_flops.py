@@ -167,6 +167,11 @@ def attention_pairs(anatomy: Anatomy, schedule: Schedule, block: int) -> float:
     return squares[0] * squares[1] * unit**2 * (seen / (rows * columns)) ** 2
 
 
+def projected_tokens(anatomy: Anatomy, schedule: Schedule) -> int:
+    """Return the visual tokens of one image that go through a projector: the last one, and those of DeepStack."""
+    return schedule.projector + sum(schedule.mlp[block] for block in anatomy.vision.deep)
+
+
 def projector_flops(anatomy: Anatomy, tokens: int) -> float:
     """Return the projector's operations on `tokens` visual tokens."""
     return 2.0 * tokens * sum(a * b for a, b in anatomy.vision.projector)
@@ -219,7 +224,7 @@ def exact_flops(anatomy: Anatomy, request: Request, schedule: Schedule, charge: 
     images = request.images
     return {
         "tower": images * tower_flops(anatomy, schedule),
-        "projector": images * projector_flops(anatomy, schedule.projector),
+        "projector": images * projector_flops(anatomy, projected_tokens(anatomy, schedule)),
         "prefill": prefill_flops(anatomy, request, schedule.decoder),
         "decode": decode_flops(anatomy, request, schedule.decoder),
         "lm_head": lm_head_flops(anatomy, request),
@@ -270,7 +275,7 @@ def latency_s(
     cache = batch * sum(kv_bytes(anatomy, request, schedule.decoder))
     traffic = {
         "tower": (v.blocks * block + v.patch_inputs * v.width) * size,
-        "projector": sum(a * b for a, b in v.projector) * size,
+        "projector": (1 + len(v.deep)) * sum(a * b for a, b in v.projector) * size,
         "prefill": request.questions * (layers * size + cache),
         "decode": request.questions * steps * (layers * size + cache),
         "lm_head": request.questions * request.new_tokens * d.width * d.vocab * size,

@@ -71,6 +71,8 @@ class VisionAnatomy:
         full_blocks: 0-based blocks with full attention when there are windows.
         patch_inputs: numbers in one patch as the patch embedding reads it (channels x pixels x frames).
         projector: (in, out) of the projector's matrices, applied once a visual token.
+        deep: 0-based blocks whose output goes through a projector of the same shape as well, for the first
+            decoder layers (DeepStack).
     """
 
     blocks: int
@@ -84,6 +86,7 @@ class VisionAnatomy:
     full_blocks: tuple[int, ...]
     patch_inputs: int
     projector: tuple[tuple[int, int], ...]
+    deep: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
