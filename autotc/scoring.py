@@ -256,7 +256,8 @@ def fold(
     size: Tensor,
     count: COUNT,
     valid: Tensor,
-    match: Callable[[Tensor, Tensor, Tensor], Tensor],
+    match: Callable[..., Tensor],
+    summed: Tensor | None = None,
 ) -> Tensor:
     """Merge in rounds until `count` tokens are left; each round matches what the one before has merged.
 
@@ -267,6 +268,7 @@ def fold(
         valid: (B, N) bool, padding on the right.
         match: given metric, valid and how many tokens have to go (B,), says where each token goes; it may
             send fewer away, but at least one.
+        summed: (B, N) something of which a merged token has the sum; `match` gets it as a fourth argument.
 
     Returns:
         (B, N) int64, the token each token ends in, -1 where not valid.
@@ -276,13 +278,38 @@ def fold(
     place = index  # where each original token is by now
     size = size.float()
     while bool((valid.sum(1) > count).any()):
-        into = match(metric, valid, (valid.sum(1) - count).clamp_min(0))
+        also = () if summed is None else (summed,)
+        into = match(metric, valid, (valid.sum(1) - count).clamp_min(0), *also)
         metric, size = kernels.bipartite_merge(metric, size, into)
         left = valid & (into == torch.arange(into.shape[1], device=into.device))
         order = torch.argsort((~left).to(torch.int8), dim=1, stable=True)
         order, ranks = order[:, : int(left.sum(1).max())], rank_of(order)
         # the next round only looks at what is left; padding may stand anywhere
         place = ranks.gather(1, into.gather(1, place)).clamp_max(order.shape[1] - 1)
+        if summed is not None:
+            summed = torch.zeros_like(summed).scatter_add_(1, into, summed).gather(1, order)
         index, size, valid = (item.gather(1, order) for item in (index, size, left))
         metric = metric.gather(1, order[..., None].expand(-1, -1, metric.shape[2]))
     return torch.where(real, index.gather(1, place), -1)
+
+
+def top_in_groups(scores: Tensor, groups: Tensor, count: COUNT, valid: Tensor) -> Tensor:
+    """Mark the `count` highest scores in each group of tokens.
+
+    Args:
+        scores: (B, N).
+        groups: (B, N) int64 from 0 on, the group of each token.
+        count: an int or (B,), the same for all groups of a row; smaller groups give all of their tokens.
+        valid: (B, N) bool, tokens that may be chosen.
+
+    Returns:
+        (B, N) bool.
+    """
+    order = ranking(scores, valid)
+    label = groups.masked_fill(~valid, int(groups.max()) + 1 if groups.numel() else 0).gather(1, order)
+    by_group = torch.argsort(label, dim=1, stable=True)
+    order, label = order.gather(1, by_group), label.gather(1, by_group).contiguous()
+    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    first = torch.searchsorted(label, label)  # where the group begins
+    chosen = place - first < per_row(count, scores)[:, None]
+    return torch.zeros_like(valid).scatter_(1, order, chosen) & valid

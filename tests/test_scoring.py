@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotc import scoring
+from autotc import kernels, scoring
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,3 +86,28 @@ def test_farthest_respects_counts() -> None:
     picks = scoring.farthest(x, torch.tensor([9, 3]))
     assert sorted(picks[0].tolist()) == list(range(9))
     assert picks[1, :3].tolist() == scoring.farthest(x[1:], 3)[0].tolist()
+
+
+def test_top_in_groups_ranks_each_group_by_itself() -> None:
+    scores = torch.tensor([[5.0, 1.0, 3.0, 3.0, 9.0, 2.0], [1.0, 2.0, 3.0, 4.0, 9.0, 9.0]])
+    groups = torch.tensor([[0, 0, 0, 2, 2, 2], [1, 1, 1, 1, 0, 0]])
+    valid = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    chosen = scoring.top_in_groups(scores, groups, torch.tensor([2, 1]), valid)
+    assert [row.nonzero()[:, 0].tolist() for row in chosen] == [[0, 2, 3, 4], [3]]
+    tied = scoring.top_in_groups(torch.ones(1, 6), groups[:1], 1, valid[:1])
+    assert tied[0].nonzero()[:, 0].tolist() == [0, 3]
+
+
+def test_fold_hands_on_sums() -> None:
+    metric = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0], [-1.0, 0.0]]])
+    valid, ones = torch.tensor([[True] * 4 + [False]]), torch.ones(1, 5)
+    seen = []
+
+    def match(metric: torch.Tensor, valid: torch.Tensor, away: torch.Tensor, summed: torch.Tensor):
+        seen.append(summed[valid].tolist())
+        return kernels.bipartite_match(metric, away.clamp_max(1 if len(seen) == 1 else 2), valid)
+
+    target = scoring.fold(metric, ones, 1, valid, match, torch.tensor([[1.0, 2.0, 4.0, 8.0, 99.0]]))
+    assert seen[0] == [1.0, 2.0, 4.0, 8.0]
+    assert all(sum(sums) == 15.0 for sums in seen) and len(seen[-1]) < 4
+    assert target[0, :4].unique().numel() == 1 and target[0, 4] == -1

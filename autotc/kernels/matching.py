@@ -6,34 +6,48 @@ import torch
 from torch import Tensor
 
 
-def bipartite_match(metric: Tensor, count: Tensor, valid: Tensor, prefix: int = 0) -> Tensor:
-    """Send the `count` best matched tokens of even position to their most similar token of odd position.
+def bipartite_match(
+    metric: Tensor,
+    count: Tensor,
+    valid: Tensor,
+    prefix: int = 0,
+    stride: int = 2,
+    penalty: Tensor | None = None,
+) -> Tensor:
+    """Send the `count` best matched tokens to their most similar token among every second of the sequence.
 
     Args:
         metric: (B, N, D) float; cosine similarity of its rows decides.
-        count: (B,) int64, tokens to send away; at most half of the row's valid ones (rounded down) are.
+        count: (B,) int64, tokens to send away; at most half of the row's valid ones (rounded down) are, or
+            the share 1 - 1 / stride of them.
         valid: (B, N) bool, padding on the right.
         prefix: rows of the sequence before these tokens; positions count from them, and they never take part.
+        stride: every so many tokens, at positions stride - 1, 2 stride - 1 and so on, one receives; the others
+            may be sent.
+        penalty: (B, N) taken off the similarity of a token that would be sent.
 
     Returns:
         (B, N) int64, the token each token goes into: itself when it stays. Ties go to the lowest index.
     """
     b, n, _ = metric.shape
-    target = torch.arange(n, device=metric.device).expand(b, n).clone()
-    count = torch.minimum(count, valid.sum(1) // 2)
-    if n < 2 or not int(count.max()):
+    place = torch.arange(n, device=metric.device)
+    target = place.expand(b, n).clone()
+    receives = (place + prefix) % stride == stride - 1
+    to, away = receives.nonzero()[:, 0], (~receives).nonzero()[:, 0]
+    count = torch.minimum(count, valid.sum(1) * (stride - 1) // stride) * valid[:, to].any(1)
+    if not b or not int(count.max()):
         return target
-    even = prefix % 2
     unit = torch.nn.functional.normalize(metric.float(), dim=-1, eps=1e-12)
-    edges = unit[:, even::2] @ unit[:, 1 - even :: 2].transpose(-1, -2)
-    edges = edges.masked_fill(~valid[:, None, 1 - even :: 2], -torch.inf)
+    edges = unit[:, away] @ unit[:, to].transpose(-1, -2)
+    edges = edges.masked_fill(~valid[:, None, to], -torch.inf)
     best, match = edges.max(-1)
-    best = best.masked_fill(~valid[:, even::2], -torch.inf)
+    best = best if penalty is None else best - penalty[:, away]
+    best = best.masked_fill(~valid[:, away], -torch.inf)
     order = torch.argsort(best, dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
-    moved = (rank < count[:, None]) & valid[:, even::2]
-    target[:, even::2] = torch.where(moved, match * 2 + 1 - even, target[:, even::2])
+    moved = (rank < count[:, None]) & valid[:, away]
+    target[:, away] = torch.where(moved, to[match], target[:, away])
     return target
 
 

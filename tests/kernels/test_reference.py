@@ -89,6 +89,28 @@ def test_bipartite_match_takes_the_best_edges() -> None:
             assert target[row].tolist() == expected
 
 
+def test_bipartite_match_with_fewer_receivers_and_a_penalty() -> None:
+    x, valid, count = rand(2, 13, 5), padded(13, (13, 8)), torch.tensor([7, 3])
+    penalty = rand(2, 13, seed=2).abs()
+    for prefix, stride in ((0, 3), (1, 3), (1, 4), (0, 2)):
+        target = kernels.bipartite_match(x, count, valid, prefix, stride, penalty)
+        for row, n in enumerate((13, 8)):
+            receives = [i for i in range(n) if (i + prefix) % stride == stride - 1]
+            edge = {
+                i: max((float(torch.cosine_similarity(x[row, i], x[row, j], 0)), j) for j in receives)
+                for i in range(n)
+                if i not in receives
+            }
+            most = min(int(count[row]), n * (stride - 1) // stride)
+            moved = sorted(edge, key=lambda i: float(penalty[row, i]) - edge[i][0])[:most]
+            assert target[row].tolist() == [edge[i][1] if i in moved else i for i in range(13)]
+
+
+def test_bipartite_match_without_a_receiver_moves_nothing() -> None:
+    target = kernels.bipartite_match(rand(1, 3, 5), torch.tensor([2]), padded(3, (3,)), 0, 4)
+    assert target.tolist() == [[0, 1, 2]]
+
+
 def test_bipartite_merge_weighs_by_size() -> None:
     x, size = rand(1, 4, 3), torch.tensor([[1.0, 2.0, 3.0, 1.0]])
     out, total = kernels.bipartite_merge(x, size, torch.tensor([[1, 1, 2, 1]]))
