@@ -29,7 +29,7 @@ from autotc.reducer import (
     resolve_needs,
 )
 
-WIDTHS = {"H": 4, "D": 16, "G": 2, "hd": 8, "Dv": 32}
+WIDTHS = {"H": 4, "D": 16, "G": 2, "hd": 8, "Dv": 32, "E": 12}
 PROBABILITIES = ("attention",)
 SHAPE = re.compile(r"^\(([^)]*)\)")
 
