@@ -161,6 +161,83 @@ def _own(labels: Tensor, centres: Tensor, places: Tensor, real: Tensor) -> Tenso
     return torch.where(mine >= 0, mine, labels)
 
 
+def bounded_peaks(distance: Tensor, cutoff: float | Tensor, valid: Tensor) -> Tensor:
+    """Mark dense tokens such that no two marks lie within the cutoff and every other token does of one.
+
+    It is what visiting tokens by falling density gives, where one that no mark covers becomes a mark (distance
+    bounded density peaks). A round marks all tokens that have no denser open one near, and closes what they
+    cover, which comes to the same. The density is a sum of exp(-(distance / 2) ** 2); equal ones rank by index.
+
+    Args:
+        distance: (B, N, N) float32.
+        cutoff: a number or (B,).
+        valid: (B, N) bool.
+
+    Returns:
+        (B, N) bool.
+    """
+    limit = torch.as_tensor(cutoff, dtype=distance.dtype, device=distance.device).expand(len(distance))
+    density = (-(distance / 2).square()).exp().masked_fill(~valid[:, None], 0).sum(-1)
+    place = rank_of(ranking(density, valid))
+    near = distance <= limit[:, None, None]
+    blocked = near & (place[:, None, :] < place[:, :, None])
+    marked, open_ = torch.zeros_like(valid), valid.clone()
+    while bool(open_.any()):
+        found = open_ & ~(blocked & open_[:, None]).any(-1)
+        marked |= found
+        open_ &= ~found & ~(near & found[:, None]).any(-1)
+    return marked
+
+
+def spread(x: Tensor, chosen: Tensor, count: COUNT, valid: Tensor, by: str = "nearest") -> Tensor:
+    """Add tokens greedily to those chosen, each the least similar to them (cosine).
+
+    Args:
+        x: (B, N, D).
+        chosen: (B, N) bool; where none is, the first one is the token of lowest index.
+        count: an int or (B,), how many there are in the end; rows with more already stay as they are.
+        valid: (B, N) bool.
+        by: "nearest" looks at the most similar chosen token (max-min), "sum" at all of them.
+
+    Returns:
+        (B, N) bool.
+    """
+    if by not in ("nearest", "sum"):
+        raise ValueError(f"spread: by: {by!r} is not 'nearest' or 'sum'")
+    alike, chosen = cosine(x), chosen & valid
+    count = torch.minimum(per_row(count, x), valid.sum(1))
+    worst = torch.finfo(alike.dtype).max
+    if by == "sum":
+        close = alike.masked_fill(~chosen[:, None], 0).sum(-1)
+    else:
+        close = alike.masked_fill(~chosen[:, None], -worst).amax(-1)
+    for _ in range(int((count - chosen.sum(1)).clamp_min(0).max()) if len(x) else 0):
+        # tokens without a number come after all others, but before what is taken or padding
+        best = close.nan_to_num(worst).masked_fill(chosen | ~valid, torch.inf).argmin(1)
+        row = alike.gather(1, best[:, None, None].expand(-1, 1, alike.shape[2]))[:, 0]
+        close = close + row if by == "sum" else torch.maximum(close, row)
+        more = chosen.sum(1) < count
+        chosen = chosen.scatter(1, best[:, None], chosen.gather(1, best[:, None]) | more[:, None])
+    return chosen
+
+
+def cells(source: Tensor, grids: list[tuple[int, int, int]], size: float) -> Tensor:
+    """Return (B, N) int64 which square of the image's grid each token stands in; equal numbers, same square.
+
+    Args:
+        source: (B, N) original indices, row by row, frame by frame.
+        grids: (t, h, w) of each row.
+        size: side of a square in tokens, a fraction too; squares at the far edges may be smaller.
+
+    Returns:
+        Numbers below t * h * w; padding gets some number.
+    """
+    h, w = (torch.tensor([g[i] for g in grids], device=source.device)[:, None] for i in (1, 2))
+    frame, place = source // (h * w), source % (h * w)
+    row, column = ((i.double() / size).floor().long() for i in (place // w, place % w))
+    return (frame * h + row) * w + column
+
+
 def raters(
     visual: Tensor, text: Tensor, visual_valid: Tensor | None = None, text_valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

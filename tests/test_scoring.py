@@ -111,3 +111,63 @@ def test_fold_hands_on_sums() -> None:
     assert seen[0] == [1.0, 2.0, 4.0, 8.0]
     assert all(sum(sums) == 15.0 for sums in seen) and len(seen[-1]) < 4
     assert target[0, :4].unique().numel() == 1 and target[0, 4] == -1
+
+
+def test_bounded_peaks_are_those_of_a_visit_by_density() -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 40, 2, generator=random)
+    distance = torch.cdist(x, x)
+    valid = torch.arange(40)[None] < torch.tensor([40, 25, 1])[:, None]
+    cutoff = torch.tensor([0.2, 0.3, 0.1])
+    marked = scoring.bounded_peaks(distance, cutoff, valid)
+    for row, n in enumerate(valid.sum(1).tolist()):
+        apart = distance[row, :n, :n]
+        density = (-((apart / 2) ** 2)).exp().sum(1)
+        marks: list[int] = []
+        for i in density.argsort(descending=True).tolist():
+            if all(float(apart[i, j]) > float(cutoff[row]) for j in marks):
+                marks.append(i)
+        assert marked[row].nonzero()[:, 0].tolist() == sorted(marks)
+    assert marked.sum(1).tolist()[0] > 5 and marked[2].sum() == 1
+
+
+def test_bounded_peaks_of_equal_points_is_the_first() -> None:
+    assert scoring.bounded_peaks(torch.zeros(1, 4, 4), 0.0, torch.ones(1, 4).bool()).tolist() == [
+        [True, False, False, False]
+    ]
+
+
+def test_spread_adds_the_least_similar_to_what_is_chosen() -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 3, generator=random)
+    valid = torch.arange(9)[None] < torch.tensor([9, 6])[:, None]
+    chosen = torch.zeros(2, 9).bool()
+    chosen[0, [4, 7]] = True
+    for by, total in (("nearest", max), ("sum", sum)):
+        found = scoring.spread(x, chosen, torch.tensor([6, 4]), valid, by)
+        for row, (have, k) in enumerate((([4, 7], 6), ([], 4))):
+            unit = [v / v.norm() for v in x[row, valid[row]]]
+            have = list(have)
+            while len(have) < k:
+                close = [total([float(v @ unit[i]) for i in have] or [0.0]) for v in unit]
+                have.append(min((c, i) for i, c in enumerate(close) if i not in have)[1])
+            assert found[row].nonzero()[:, 0].tolist() == sorted(have), by
+    assert torch.equal(scoring.spread(x, chosen, 1, valid)[0], chosen[0])
+
+
+def test_spread_takes_tokens_without_a_number_last_and_none_twice() -> None:
+    x = torch.ones(1, 5, 2)
+    x[0, 1] = torch.nan
+    for by in ("nearest", "sum"):
+        for k, picked in ((1, [0]), (3, [0, 2, 3]), (5, [0, 1, 2, 3, 4])):
+            found = scoring.spread(x, torch.zeros(1, 5).bool(), k, torch.ones(1, 5).bool(), by)
+            assert found[0].nonzero()[:, 0].tolist() == picked
+
+
+def test_cells_are_squares_of_the_grid() -> None:
+    where = scoring.cells(torch.arange(24)[None], [(2, 3, 4)], 2)[0]
+    first = [[0, 0, 1, 1], [0, 0, 1, 1], [4, 4, 5, 5]]
+    assert where[:12].reshape(3, 4).tolist() == first
+    assert where[12:].reshape(3, 4).tolist() == [[12 + i for i in row] for row in first]
+    ragged = scoring.cells(torch.tensor([[0, 5, 6], [2, 3, 0]]), [(1, 3, 3), (1, 2, 2)], 1.5)
+    assert ragged.tolist() == [[0, 1, 3], [0, 0, 0]]
