@@ -61,10 +61,25 @@ def make_batch(
     objects: tuple[int, int] | None = None,
 ) -> Batch:
     """Draw one scene a seed and pack its questions; see ``scenes.draw_scene``."""
-    drawn = [
+    return pack(draw(seeds, split, size, canvas, objects))
+
+
+def draw(
+    seeds: range,
+    split: Literal["train", "test"],
+    size: int | tuple[int, int] = 168,
+    canvas: int | tuple[int, int] | None = None,
+    objects: tuple[int, int] | None = None,
+) -> list[scenes.Scene]:
+    """Draw one scene a seed; see ``scenes.draw_scene``."""
+    return [
         scenes.draw_scene(seed, digits=split, size=size, canvas=canvas, objects=objects, questions=QUESTIONS)
         for seed in seeds
     ]
+
+
+def pack(drawn: list[scenes.Scene]) -> Batch:
+    """Pack the questions of scenes of one size, and label what each visual token shows."""
     shape = (len(drawn), QUESTIONS, BLOCK)
     tokens, targets = np.full(shape, v.PAD), np.full(shape, IGNORE)
     weights, groups = np.zeros(shape, np.float32), np.full(shape[:2], -1)

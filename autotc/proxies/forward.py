@@ -138,10 +138,13 @@ class Forward:
         compiled: compile the two layer functions (once for each image size).
     """
 
+    tower_name = "visual"
+    middle = MIDDLE
+
     def __init__(
         self, model: PreTrainedModel, dtype: torch.dtype = torch.float32, compiled: bool = False
     ) -> None:
-        self.tower, self.text = model.model.visual, model.model.language_model
+        self.tower, self.text = getattr(model.model, self.tower_name), model.model.language_model
         self.dtype = dtype
         self.tower_tables, self.text_tables = cache(self._tower_tables), cache(self._text_tables)
         self.tower_block, self.decoder_layer = tower_block, decoder_layer
@@ -208,7 +211,7 @@ class Forward:
 
         Returns:
             The last hidden states (B, Q, T, D) of the question blocks, and the visual tokens
-            (B, N, D) as they enter each layer of ``MIDDLE``.
+            (B, N, D) as they enter each layer of ``middle``.
         """
         b, n, _ = visual.shape
         x, y = self.embed(visual, tokens)
@@ -219,7 +222,7 @@ class Forward:
         bias = torch.where(hidden, MASKED, 0.0)[:, :, None, None]
         middle = []
         for j in range(len(self.text.layers)):
-            if j in MIDDLE:
+            if j in self.middle:
                 middle.append(x[:, FIRST : FIRST + n])
             x, y = self.layer(j, x, y, tables, bias[int(j >= late)])
         return rms_norm(y, self.text.norm.weight), middle
@@ -239,11 +242,15 @@ class Forward:
         layer = self.text.layers[j]
         a, m = layer.self_attn, layer.mlp
         weights = [layer.input_layernorm.weight, a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]
-        weights += [a.q_proj.bias, a.k_proj.bias, a.v_proj.bias, a.o_proj.weight]
+        if a.q_proj.bias is None:
+            weights += [a.q_proj.weight.new_zeros(len(w)) for w in weights[1:]] + [a.o_proj.weight]
+        else:
+            weights += [a.q_proj.bias, a.k_proj.bias, a.v_proj.bias, a.o_proj.weight]
         weights += [layer.post_attention_layernorm.weight]
         weights += [m.gate_proj.weight, m.up_proj.weight, m.down_proj.weight]
         cos, sin, cos_y, sin_y = tables
-        return self.decoder_layer(x, y, cos, sin, cos_y, sin_y, bias, a.num_heads, *weights, dtype=self.dtype)
+        heads = self.text.config.num_attention_heads
+        return self.decoder_layer(x, y, cos, sin, cos_y, sin_y, bias, heads, *weights, dtype=self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., vocabulary) of hidden states (..., D)."""

@@ -85,19 +85,25 @@ def draw_view(stage: Stage, seed: int, step: int) -> View:
     return stage.views[rng.choice(len(stage.views), p=stage.shares)]
 
 
-def draw_keep(batch: int, tokens: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+def draw_keep(
+    batch: int,
+    tokens: int,
+    rng: np.random.Generator,
+    drop_share: float = DROP_SHARE,
+    late: tuple[int, int] = (8, 12),
+) -> tuple[Tensor, int]:
     """Draw which visual tokens each image may use, (2, batch, tokens) bool, and a depth.
 
     One image in ten loses tokens before the decoder (three in ten of these all of them, the others
     a random share): otherwise few tokens would be a thing never seen and measure brittleness. A
-    few lose all from a late layer on, as large models tolerate it; the first half of the result
-    holds before that layer, the second from it on.
+    few lose all from a late layer on (one of the range ``late``), as large models tolerate it; the
+    first half of the result holds before that layer, the second from it on.
     """
     keep = np.ones((2, batch, tokens), bool)
     for i in range(batch):
-        if rng.random() < DROP_SHARE:
+        if rng.random() < drop_share:
             share = 0.0 if rng.random() < BLIND_SHARE else rng.random()
             keep[:, i] = rng.random(tokens) < share
         elif rng.random() < LATE_SHARE:
             keep[1, i] = False
-    return torch.from_numpy(keep), int(rng.integers(8, 12))
+    return torch.from_numpy(keep), int(rng.integers(*late))

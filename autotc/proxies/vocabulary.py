@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from autotc.tasks import scenes
@@ -76,17 +77,19 @@ def encode(text: str) -> list[int]:
     return [INDEX[word] for word in text.split()]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Build the Hugging Face tokenizer of this vocabulary, chat template included."""
-    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
-
+def _words() -> Tokenizer:
     inner = Tokenizer(models.WordLevel(INDEX, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[?.,]"), "isolated")]
     )
     inner.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
+    return inner
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Build the Hugging Face tokenizer of this vocabulary, chat template included."""
     outer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
+        tokenizer_object=_words(),
         unk_token="<unk>",
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
@@ -96,3 +99,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
     outer.chat_template = CHAT_TEMPLATE
     return outer
+
+
+def text_tokenizer(length: int) -> PreTrainedTokenizerFast:
+    """Build the tokenizer of a CLIP text model: a first and a last token, at most ``length`` in all."""
+    inner = _words()
+    inner.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|endoftext|>",
+        special_tokens=[("<|im_start|>", START), ("<|endoftext|>", PAD)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        bos_token="<|im_start|>",
+        eos_token="<|endoftext|>",
+        padding_side="right",
+        model_max_length=length,
+        clean_up_tokenization_spaces=False,
+    )

@@ -11,7 +11,8 @@ import torch
 
 from autotc.proxies import data, schedule
 from autotc.proxies.muon import Muon, orthogonalise
-from autotc.proxies.train import Options, Trainer, train
+from autotc.proxies.runner import Options, launch
+from autotc.proxies.train_qwen2_5_vl import Trainer
 
 SIZES = {"layers": 2, "width": 40, "heads": 2, "tower_width": 32, "blocks": 2}
 
@@ -40,7 +41,7 @@ def test_training_learns_and_resumes(tmp_path, small_views, monkeypatch):
     assert np.mean(losses[-5:]) < 0.98 * np.mean(losses[:5]) and trainer.images == 120
     trainer.save()
 
-    train(replace(options, resume=True))
+    launch(Trainer, replace(options, resume=True))
     lines = [json.loads(line) for line in (tmp_path / "train.log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 40 and any("eta_min" in line for line in lines)
     done = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
