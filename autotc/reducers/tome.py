@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment, merge
 from autotc.kernels import bipartite_match
-from autotc.reducer import Budget, Preset, PresetStage, Reducer, Shape, Source, TokenView, budgets
+from autotc.reducer import Budget, Preset, PresetStage, Reducer, Shape, Source, TokenView, budgets, param
 from autotc.scoring import fold
 
 PATCHES = 576  # of the model and the budgets that the comparisons print: LLaVA-1.5, 192 tokens kept
@@ -66,8 +67,10 @@ class ToMe(Reducer):
         tokens at most; where the budget asks for more, matchings are repeated on the merged keys (as FOLDER
         does) until it is met. Output stays in the image's order (a token stands at its odd place), not even
         tokens and then odd, so the next block pairs other tokens than the authors' code would. Block 0 never
-        merges: a policy's depths start at 1. Ties go to the lowest index.
-    Cost: 2 (N / 2)^2 hd a matching.
+        merges: a policy's depths start at 1. The authors' strided variant (`stride` above 2) merges all that
+        it can and drops the tokens behind the last receiver; here they may merge like the others. Ties go to
+        the lowest index.
+    Cost: 2 (N / 2)^2 hd a matching; with a stride s 2 (s - 1) (N / s)^2 hd.
     """
 
     name: ClassVar[str] = "tome"
@@ -83,9 +86,16 @@ class ToMe(Reducer):
         Preset("tome-quarters", _quarters, note="merges at a quarter, half and three quarters of the tower"),
     )
 
+    stride: int = param(2, low=2, high=8, help="One token in so many receives, the others may be merged.")
+
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
         def match(metric: Tensor, valid: Tensor, away: Tensor) -> Tensor:
-            return bipartite_match(metric, away, valid, view.prefix)
+            into = bipartite_match(metric, away, valid, view.prefix, self.stride)
+            # too few tokens for a receiver at this stride
+            stuck = (away > 0) & (into == torch.arange(into.shape[1], device=into.device)).all(1)
+            if not bool(stuck.any()):
+                return into
+            return torch.where(stuck[:, None], bipartite_match(metric, away, valid, view.prefix), into)
 
         keys = view.signals["block_keys"]
         return merge(fold(keys, view.size, budgets(view, budget), view.valid, match))
@@ -93,6 +103,7 @@ class ToMe(Reducer):
     def flops(self, shape: Shape) -> float:
         total, n = 0.0, shape.n
         while n > max(shape.k, 1):
-            total += 2.0 * (n // 2) * (n - n // 2) * shape.head_dim
-            n = max(shape.k, n - n // 2, 1)
+            receivers = -(-n // self.stride)
+            total += 2.0 * receivers * (n - receivers) * shape.head_dim
+            n = max(shape.k, receivers, 1)
         return total

@@ -30,6 +30,21 @@ def test_tome_parity(case: Case) -> None:
         torch.testing.assert_close(sizes[row], case["out_size"][row, order, 0], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("case", cases("vision", "tome_kth"))
+def test_tome_stride_parity(case: Case) -> None:
+    stride = case.params["k"]
+    receivers = case["in_x"].shape[1] // stride
+    # they drop the tokens behind the last receiver, which a reducer isn't asked to
+    x, metric = (case[name][:, : receivers * stride] for name in ("in_x", "in_metric"))
+    size = case["in_size"][:, : receivers * stride, 0] if "in_size" in case else None
+    view = TokenView(x, size=size, signals={"block_keys": metric})
+    assignment = make_reducer("tome", {"stride": stride}).assign(view, receivers)
+    places = list(range(stride - 1, receivers * stride, stride))
+    assert assignment.anchors.tolist() == [places] * len(x)
+    torch.testing.assert_close(assignment.apply(x, view.size), case["out_x"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(assignment.sizes(view.size), case["out_size"][..., 0])
+
+
 @pytest.mark.parametrize("case", cases("vision", "tome_schedule"))
 def test_tome_schedule_parity(case: Case) -> None:
     for (blocks, r, inflect), theirs in zip(
@@ -46,6 +61,17 @@ def test_tome_repeats_matching_below_half() -> None:
     assert assignment.sizes(view.size).sum() == 40  # nothing is dropped
     # a mean of means, weighted by size, is the mean over all members
     torch.testing.assert_close(assignment.apply(view.x, view.size).sum(-1), torch.ones(1, 6))
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("budget", [1, 4, 12, 30])
+def test_tome_with_a_stride_meets_any_budget(budget: int, prefix: int) -> None:
+    keys = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
+    valid = torch.arange(40)[None] < torch.tensor([[40], [6]])
+    view = TokenView(keys, valid=valid, prefix=prefix, signals={"block_keys": keys})
+    assignment = make_reducer("tome", {"stride": 5}).assign(view, budget)
+    assert assignment.kept.tolist() == [budget, min(budget, 6)]
+    assert assignment.sizes(view.size * valid).sum(1).tolist() == [40, 6]
 
 
 def test_tome_presets_leave_the_published_counts() -> None:
