@@ -39,7 +39,7 @@ def floor_cost(
         anatomy: the model.
         workload: the mix of requests.
         convention: which count.
-        sites: the sites the space may use.
+        sites: the sites the space may use; those that this model has not are left out.
         withdraw: whether the decoder stage may take all tokens away.
     """
     allowed = [site for site in SITES if site in sites and site != "cache"]
@@ -51,7 +51,8 @@ def floor_cost(
             keep=0.0 if site == "decoder" and withdraw else STEP,
         )
         for site in allowed
-        if site != "vision" or anatomy.vision.blocks_used > 1
+        if (site != "vision" or anatomy.vision.blocks_used > 1)
+        and (site != "input" or not anatomy.image.pinpoints)  # tiles have one size
     )
     tflops = total_tflops(stages, anatomy, workload, convention, free)
     before = {"input": "", "vision": "tower block 0", "projector": "the tower", "decoder": "decoder layer 0"}
@@ -92,7 +93,7 @@ def solve_keep(
         raise ValueError(f"stages[{index}] takes every token away: it has no keep to solve for")
     high = stages[index - 1].keep if index else 1.0
     low = max(stages[index + 1].keep if index + 1 < len(stages) else 0.0, STEP)
-    sizes = {anatomy.visual_tokens(r.width, r.height) for r in workload.requests}
+    sizes = {anatomy.visual_tokens(r.width, r.height, r.images) for r in workload.requests}
     charge = reducer_work(anatomy)
     if len(sizes) == 1:
         n = sizes.pop()
@@ -196,7 +197,7 @@ def scale_policy(
     if best is None:
         return None
     stages = scaled(best)
-    sizes = [anatomy.visual_tokens(r.width, r.height) for r in workload.requests]
+    sizes = [anatomy.visual_tokens(r.width, r.height, r.images) for r in workload.requests]
     if all(s.tokens(n) == f.tokens(n) for s, f in zip(stages, first, strict=True) for n in sizes):
         stages = first  # the given fractions read better than equal ones with other decimals
     return policy.model_copy(update={"stages": stages})
@@ -209,7 +210,7 @@ def layer_tflops(anatomy: Anatomy, workload: Workload, tokens: float, convention
     """
     total = 0.0
     for request, weight in zip(workload.requests, workload.weights, strict=True):
-        n = request.images * min(tokens, anatomy.visual_tokens(request.width, request.height))
+        n = request.images * min(tokens, anatomy.visual_tokens(request.width, request.height, request.images))
         if checked(convention) == "literature":
             total += weight * literature_flops(anatomy, [n])
         else:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from autotc._flops import (
+    ANY,
     PARTS,
     Charge,
     Cut,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from autotc.reducer import Reducer
 
 GIGA = 1e9  # FLOPs of one request -> TFLOP of 1,000 requests
-ANY = "any"  # the reducer of stages whose cost does not depend on who chooses the tokens
 
 
 def stages_of(policy: Policy | None, anatomy: Anatomy) -> tuple[Stage, ...]:
@@ -75,8 +75,8 @@ def plan_of(
 ) -> Schedule:
     if request.frames != 1:
         raise UnsupportedError("workload: frames: videos are not supported yet; leave frames out")
-    grid = anatomy.image.grid(request.width, request.height)
-    return make_schedule(stages, anatomy, grid, kept, cuts_inside)
+    views = anatomy.image.views(request.width, request.height, request.images)
+    return make_schedule(stages, anatomy, views, kept, cuts_inside)
 
 
 def cuts_inside(stage: Stage) -> bool:
@@ -100,11 +100,11 @@ def reducer_work(anatomy: Anatomy) -> Charge:
         heads, head_dim = (d.heads, d.head_dim) if stage.site == "decoder" else (v.heads, v.width // v.heads)
         width = v.width if stage.site in ("input", "vision") else d.width
         reducer = _reducer(stage.reducer, tuple(sorted(stage.params.items())))
-        own = reducer.flops(Shape(cut.n, cut.k, width, heads, head_dim, text))
+        own = sum(reducer.flops(Shape(n, k, width, heads, head_dim, text)) for n, k in cut.rows)
         if _reads_map(stage.reducer, v.prefix > 0):
             inside = stage.layer if cuts_inside(stage) else (stage.layer or v.blocks_used) - 1
             block = inside or 0
-            own += 2.0 * attention_pairs(anatomy, plan, block) * v.width
+            own += 2.0 * plan.tiles * attention_pairs(anatomy, plan, block) * v.width
         return own
 
     return charge

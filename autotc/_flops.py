@@ -11,22 +11,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from autotc.anatomy import Anatomy, ImageRule
-from autotc.errors import PolicyError
+from autotc.anatomy import Anatomy, Grid, ImageRule, Views
+from autotc.errors import PolicyError, UnsupportedError
 from autotc.policy import Stage, budget
 from autotc.workload import Hardware, Request
 
-Grid = tuple[int, int]
 PARTS = ("tower", "projector", "prefill", "decode", "lm_head", "reducers")
+
+
+ANY = "any"  # the reducer of stages whose cost does not depend on who chooses the tokens
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One stage on one image: `n` visual tokens go in, `k` come out."""
+    """One stage on one image: `n` visual tokens go in, `k` come out.
+
+    Args:
+        rows: the same for each row that the reducer sees: the image's views, or in the tower its tiles.
+    """
 
     stage: Stage
     n: int
     k: int
+    rows: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -35,16 +42,18 @@ class Schedule:
 
     Args:
         tokens: the image's original number of visual tokens (what every `keep` is a fraction of).
-        grid: (rows, columns) of visual tokens that enter the tower, after an `input` stage.
-        attention: tokens in the attention of each vision block; a token is `merge` x `merge` patches.
-        mlp: tokens in the MLP of each vision block (fewer in a block that cuts after its attention).
-        projector: tokens through the projector.
-        decoder: tokens in each decoder layer.
+        grid: (rows, columns) of visual tokens of a tile that enter the tower, after an `input` stage.
+        tiles: how many tiles of that size the tower sees.
+        attention: tokens of a tile in the attention of each vision block; a token is `merge` x `merge` patches.
+        mlp: the same in the MLP of each vision block (fewer in a block that cuts after its attention).
+        projector: tokens of a tile through the projector.
+        decoder: tokens of the image in each decoder layer.
         cuts: what each stage of the policy does, in order.
     """
 
     tokens: int
     grid: Grid
+    tiles: int
     attention: tuple[int, ...]
     mlp: tuple[int, ...]
     projector: int
@@ -59,50 +68,83 @@ Charge = Callable[[Cut, Schedule, int], float]
 def make_schedule(
     stages: Sequence[Stage],
     anatomy: Anatomy,
-    grid: Grid,
+    image: Grid | Views,
     kept: Sequence[float] | None = None,
     inside: Callable[[Stage], bool] = lambda stage: False,
 ) -> Schedule:
-    """Return what each part sees of one image of rows x columns visual tokens.
+    """Return what each part sees of one image.
 
     Args:
         stages: in the order of the policy.
         anatomy: the model.
-        grid: (rows, columns) of the uncompressed image.
+        image: (rows, columns) of visual tokens of the uncompressed image, or its views where it has several.
         kept: fraction of the original tokens really alive after each stage, where it is less than asked.
         inside: whether a `vision` stage cuts inside its block, after the attention.
+
+    Raises:
+        PolicyError: a layer out of range.
+        UnsupportedError: an `input` stage on an image of several views.
     """
-    original = grid[0] * grid[1]
+    views = image if isinstance(image, Views) else Views((image,), image)
+    grid, whole = views.tile, views.tile[0] * views.tile[1]
+    tile, counts, alive = whole, views.counts, list(views.counts)
     blocks, layers = anatomy.vision.blocks, anatomy.decoder.layers
-    attention, mlp, decoder = [original] * blocks, [original] * blocks, [original] * layers
-    alive = projected = original
+    attention, mlp, decoder = [tile] * blocks, [tile] * blocks, [sum(alive)] * layers
     cuts = []
     for i, stage in enumerate(stages):
-        k = stage.tokens(original)
-        if kept is not None:
-            k = min(k, budget(original, min(kept[i], 1.0)))
-        before = alive
+        part = 1.0 if kept is None else min(kept[i], 1.0)
+        wanted = [min(k, budget(n, part)) for n, k in zip(counts, _asked(stage, counts), strict=True)]
+        before, rows = alive, ()
         if stage.site == "input":
-            grid = _within(anatomy.image, grid, k)
-            alive = projected = grid[0] * grid[1]
-            attention, mlp, decoder = [alive] * blocks, [alive] * blocks, [alive] * layers
+            if len(alive) > 1:
+                raise UnsupportedError(
+                    f"stages[{i}].site: 'input': {anatomy.family} cuts images into tiles of one size; "
+                    "smaller images have no fewer tokens there"
+                )
+            grid = _within(anatomy.image, grid, wanted[0])
+            tile = grid[0] * grid[1]
+            alive = [tile]
+            attention, mlp, decoder = [tile] * blocks, [tile] * blocks, [tile] * layers
         else:
-            alive = min(alive, k)
+            j = stage.layer or 0
             if stage.site == "vision":
-                j = stage.layer or 0
                 if j >= anatomy.vision.blocks_used:
                     raise PolicyError(_beyond(i, "vision", j, anatomy.vision.blocks_used - 1))
-                attention[j:] = [alive] * (blocks - j)
+                was, tile = tile, min(tile, budget(whole, part), stage.tokens(whole))
+                attention[j:] = [tile] * (blocks - j)
                 mlp[j:] = attention[j:]
                 if inside(stage):
-                    attention[j] = before
-                projected = alive
-            j = stage.layer or 0 if stage.site == "decoder" else 0
-            if j >= layers:
+                    attention[j] = was
+                rows = ((was, tile),) * views.tiles
+                wanted = views.left(tile)
+            first = j if stage.site == "decoder" else 0
+            if first >= layers:
                 raise PolicyError(_beyond(i, "decoder", j, layers - 1))
-            decoder[j:] = [alive] * (layers - j)
-        cuts.append(Cut(stage, before, alive))
-    return Schedule(original, grid, tuple(attention), tuple(mlp), projected, tuple(decoder), tuple(cuts))
+            alive = [min(n, k) for n, k in zip(alive, wanted, strict=True)]
+            decoder[first:] = [sum(alive)] * (layers - first)
+        rows = rows or tuple(zip(before, alive, strict=True))
+        cuts.append(Cut(stage, sum(before), sum(alive), rows))
+    return Schedule(
+        tokens=sum(counts),
+        grid=grid,
+        tiles=views.tiles,
+        attention=tuple(attention),
+        mlp=tuple(mlp),
+        projector=tile,
+        decoder=tuple(decoder),
+        cuts=tuple(cuts),
+    )
+
+
+def _asked(stage: Stage, counts: Sequence[int]) -> list[int]:
+    """Return the budget of each view; a count that nobody has to choose yet is shared by their sizes."""
+    if stage.reducer != ANY or stage.max_tokens is None:
+        return [stage.tokens(n) for n in counts]
+    total, left, out = sum(counts), stage.max_tokens, []
+    for n in reversed(counts[1:]):
+        out.append(min(n, budget(n, min(1.0, stage.max_tokens / total))))
+        left -= out[-1]
+    return [min(counts[0], left), *reversed(out)]
 
 
 @lru_cache(maxsize=4096)
@@ -149,11 +191,11 @@ def tower_flops(anatomy: Anatomy, schedule: Schedule) -> float:
         rows = seen * unit + v.prefix
         total += 8.0 * rows * w * w + 4.0 * attention_pairs(anatomy, schedule, block) * w
         total += 2.0 * (through * unit + v.prefix) * v.mlp_matrices * w * v.mlp
-    return total
+    return schedule.tiles * total
 
 
 def attention_pairs(anatomy: Anatomy, schedule: Schedule, block: int) -> float:
-    """Return how many (query, key) pairs of one image a vision block's attention computes, a head.
+    """Return how many (query, key) pairs of one tile a vision block's attention computes, a head.
 
     Windows at the border are smaller. After a cut every window is taken to keep the same share of its tokens:
     which ones lose theirs depends on the image.
@@ -169,7 +211,7 @@ def attention_pairs(anatomy: Anatomy, schedule: Schedule, block: int) -> float:
 
 def projected_tokens(anatomy: Anatomy, schedule: Schedule) -> int:
     """Return the visual tokens of one image that go through a projector: the last one, and those of DeepStack."""
-    return schedule.projector + sum(schedule.mlp[block] for block in anatomy.vision.deep)
+    return schedule.tiles * (schedule.projector + sum(schedule.mlp[block] for block in anatomy.vision.deep))
 
 
 def projector_flops(anatomy: Anatomy, tokens: int) -> float:
@@ -247,7 +289,7 @@ def activation_bytes(anatomy: Anatomy, request: Request, schedule: Schedule) -> 
     inner rows; attention weights are never held (fused kernels). Logits are held once more in 32 bits.
     """
     v, d, size = anatomy.vision, anatomy.decoder, anatomy.bytes_per_parameter
-    patches = schedule.grid[0] * schedule.grid[1] * anatomy.image.merge**2 + v.prefix
+    patches = schedule.tiles * (schedule.grid[0] * schedule.grid[1] * anatomy.image.merge**2 + v.prefix)
     inner = max(4 * v.width, (v.mlp_matrices if v.mlp_matrices > 2 else 1) * v.mlp)
     tower = request.images * patches * (2 * v.width + inner) * size
     rows = request.images * schedule.decoder[0] + request.prompt_tokens

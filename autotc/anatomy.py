@@ -9,6 +9,92 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a model makes of one image: tiles for the tower, views for the language model.
+
+    A model with one resolution has one tile and one view of it. Models of any resolution cut an image into tiles;
+    the language model sees the tiles, or a base view and a map of all crops.
+
+    Args:
+        grids: (rows, columns) of visual tokens of each view, in the order of the prompt.
+        tile: (rows, columns) of visual tokens that the tower makes of one tile.
+        tiles: how many tiles the tower sees.
+        newlines: whether the last column of the last view are newline embeddings, which no tile gives.
+    """
+
+    grids: tuple[Grid, ...]
+    tile: Grid
+    tiles: int = 1
+    newlines: bool = False
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Visual tokens of each view."""
+        return tuple(rows * columns for rows, columns in self.grids)
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of the image."""
+        return sum(self.counts)
+
+    def left(self, kept: int) -> list[int]:
+        """Return what is left of each view when every tile keeps `kept` tokens, newline embeddings all of theirs.
+
+        Of a map without its padding it is the expected number: which tokens go depends on the image.
+        """
+        tile, out = self.tile[0] * self.tile[1], []
+        for i, (rows, columns) in enumerate(self.grids):
+            fixed = rows if self.newlines and i == len(self.grids) - 1 else 0
+            out.append(math.floor((rows * columns - fixed) * kept / tile + 0.5) + fixed)
+        return out
+
+
+@dataclass(frozen=True)
+class CropMap:
+    """How the tokens of an image's crops stand in one map.
+
+    Args:
+        side: tokens a side of a tile.
+        tiles: (rows, columns) of crops.
+        top, left: rows and columns of padding cut off above and on the left; as many below and on the right.
+        rows, columns: of what is left, after it was scaled down.
+    """
+
+    side: int
+    tiles: Grid
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+    @property
+    def inner(self) -> Grid:
+        """(rows, columns) of what is left before it is scaled down."""
+        return self.side * self.tiles[0] - 2 * self.top, self.side * self.tiles[1] - 2 * self.left
+
+
+def crop_map(width: int, height: int, side: int, tiles: Grid, most: int = 0) -> CropMap:
+    """Return the map of the crops of an image of width x height pixels.
+
+    The image was fitted into the crops and centred, so that one direction may hold padding, which is cut off.
+    A map of more than 1.21 times `most` tiles is scaled down to `most` (0: never).
+    """
+    rows, columns = side * tiles[0], side * tiles[1]
+    top = left = 0
+    if width / height > columns / rows:
+        top = (rows - int(round(height * (columns / width), 7))) // 2
+    else:
+        left = (columns - int(round(width * (rows / height), 7))) // 2
+    rows, columns = rows - 2 * top, columns - 2 * left
+    ratio = math.sqrt(rows * columns / (most * side**2)) if most else 0.0
+    if ratio > 1.1:
+        rows, columns = int(rows // ratio), int(columns // ratio)
+    return CropMap(side, tiles, top, left, rows, columns)
+
 
 @dataclass(frozen=True)
 class ImageRule:
@@ -17,8 +103,12 @@ class ImageRule:
     Args:
         patch: patch side in pixels.
         merge: patches merged into one token, a side (2 on Qwen-VL, 1 elsewhere).
-        fixed: side in pixels when every image is resized to one square (LLaVA-1.5), else None.
+        fixed: side in pixels when every image, or every tile, is resized to one square (LLaVA), else None.
         min_pixels, max_pixels: bounds of a dynamic resolution.
+        pinpoints: (height, width) in pixels of the sizes to which an image may be resized before it is cut into
+            tiles; none: it isn't cut.
+        most_tiles: tiles beyond which the map of the crops is scaled down; 0: never.
+        alone: only an image that is alone in its prompt is cut into tiles.
     """
 
     patch: int
@@ -26,9 +116,38 @@ class ImageRule:
     fixed: int | None = None
     min_pixels: int = 0
     max_pixels: int = 0
+    pinpoints: tuple[Grid, ...] = ()
+    most_tiles: int = 0
+    alone: bool = False
+
+    def views(self, width: int, height: int, images: int = 1) -> Views:
+        """Return what the model makes of an image of width x height pixels, one of `images` in its prompt."""
+        tile = self.grid(width, height)
+        if not self.pinpoints:
+            return Views((tile,), tile)
+        crops = self.crops(width, height, images)
+        if crops is None:
+            return Views((tile, (1, 1)), tile, 1, newlines=True)
+        tiles = crops.tiles[0] * crops.tiles[1]
+        return Views((tile, (crops.rows, crops.columns + 1)), tile, 1 + tiles, newlines=True)
+
+    def crops(self, width: int, height: int, images: int = 1) -> CropMap | None:
+        """Return the map of an image's crops; None where it has none."""
+        if not self.pinpoints or self.fixed is None or (self.alone and images > 1):
+            return None
+
+        def fit(size: Grid) -> tuple[int, int]:
+            """The pixels of the image that are seen at a size, and the area that stays empty."""
+            scale = min(size[1] / width, size[0] / height)
+            seen = min(int(width * scale) * int(height * scale), width * height)
+            return seen, seen - size[0] * size[1]
+
+        best = max(self.pinpoints, key=fit)  # the first of equals
+        tiles = best[0] // self.fixed, best[1] // self.fixed
+        return crop_map(width, height, self.fixed // self.patch, tiles, self.most_tiles)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """Return (rows, columns) of visual tokens of an image of width x height pixels."""
+        """Return (rows, columns) of visual tokens of an image, or of one tile of it, of width x height pixels."""
         if self.fixed is not None:
             side = self.fixed // self.patch // self.merge
             return side, side
@@ -121,10 +240,9 @@ class Anatomy:
     parameters: int
     bytes_per_parameter: int = 2
 
-    def visual_tokens(self, width: int, height: int) -> int:
-        """Return the visual tokens of one image of width x height pixels."""
-        rows, columns = self.image.grid(width, height)
-        return rows * columns
+    def visual_tokens(self, width: int, height: int, images: int = 1) -> int:
+        """Return the visual tokens of one image of width x height pixels, one of `images` in its prompt."""
+        return self.image.views(width, height, images).tokens
 
 
 class _Module(ModuleType):

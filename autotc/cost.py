@@ -21,7 +21,6 @@ from typing import Any
 
 from autotc._budget import Floor, floor_cost, layer_tflops, preset_policy, scale_policy, solve_keep
 from autotc._charge import (
-    ANY,
     GIGA,
     checked,
     cuts_inside,
@@ -31,6 +30,7 @@ from autotc._charge import (
     stages_of,
 )
 from autotc._flops import (
+    ANY,
     PARTS,
     Charge,
     Cut,
@@ -42,7 +42,7 @@ from autotc._flops import (
     literature_flops,
     make_schedule,
 )
-from autotc.anatomy import Anatomy
+from autotc.anatomy import Anatomy, Views
 from autotc.errors import PolicyError, SpecError
 from autotc.policy import Policy, Stage
 from autotc.workload import H100, Hardware, Workload
@@ -136,7 +136,7 @@ def estimate_tokens(anatomy: Anatomy, workload: Workload, tokens: int, hardware:
     Raises:
         SpecError: `tokens` is not between 1 and the tokens of the workload's largest image.
     """
-    most = max(anatomy.visual_tokens(r.width, r.height) for r in workload.requests)
+    most = max(anatomy.visual_tokens(r.width, r.height, r.images) for r in workload.requests)
     if not 1 <= tokens <= most:
         raise SpecError(
             f"--visual-tokens: {tokens} is out of range; images of this workload have 1..{most} visual tokens"
@@ -148,7 +148,7 @@ def estimate_tokens(anatomy: Anatomy, workload: Workload, tokens: int, hardware:
 def schedule(
     policy: Policy | None,
     anatomy: Anatomy,
-    image: int | tuple[int, int],
+    image: int | tuple[int, int] | Views,
     kept: Sequence[float] | None = None,
 ) -> Schedule:
     """Return how many visual tokens of one image each vision block, the projector and each decoder layer see.
@@ -157,11 +157,11 @@ def schedule(
         policy: written for this model's depths; None is the uncompressed model.
         anatomy: the model.
         image: the image's (rows, columns) of visual tokens, or only their number, which is then laid out as
-            square as it divides.
+            square as it divides, or its views where it has several (`anatomy.image.views`).
         kept: see `estimate`.
     """
-    grid = image if isinstance(image, tuple) else _squarest(image)
-    return make_schedule(stages_of(policy, anatomy), anatomy, grid, kept, cuts_inside)
+    seen = _squarest(image) if isinstance(image, int) else image
+    return make_schedule(stages_of(policy, anatomy), anatomy, seen, kept, cuts_inside)
 
 
 def full_cost(anatomy: Anatomy, workload: Workload, hardware: Hardware = H100) -> Cost:

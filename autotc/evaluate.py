@@ -217,7 +217,10 @@ class Evaluator:
             if example.id not in self._pixels:
                 pictures[example.id] = example.load()
                 self._pixels[example.id] = [picture.size for picture in pictures[example.id]]
-        sizes = [sum(self.anatomy.visual_tokens(*s) for s in self._pixels[e.id]) for e in examples]
+        sizes = [
+            sum(self.anatomy.visual_tokens(*s, len(self._pixels[e.id])) for s in self._pixels[e.id])
+            for e in examples
+        ]
         most = batch_size(self.anatomy, max(sizes) + 64, self._batch)
         out = []
         for places in cut(sizes, start, most):

@@ -134,7 +134,9 @@ class Loop:
 
     def _counts(self, policy: Policy) -> tuple[object, ...]:
         space = self.session.space
-        return counts(policy, (space.full.visual_tokens(r.width, r.height) for r in space.workload.requests))
+        return counts(
+            policy, (space.full.visual_tokens(r.width, r.height, r.images) for r in space.workload.requests)
+        )
 
     def _adopt(self) -> tuple[Trial, int, Policy] | None:
         """Take up a trial whose worker is gone; what it had stored is told, the rest is run."""

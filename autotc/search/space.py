@@ -326,7 +326,7 @@ class Space:
 
     def whole(self, keep: float) -> float:
         """Round to whole tokens where all images have one size, else to the decimals of a policy id."""
-        sizes = {self.full.visual_tokens(r.width, r.height) for r in self.workload.requests}
+        sizes = {self.full.visual_tokens(r.width, r.height, r.images) for r in self.workload.requests}
         if len(sizes) > 1:
             return max(LEAST, round(keep, 6))
         n = sizes.pop()
