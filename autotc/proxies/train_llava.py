@@ -170,8 +170,9 @@ def caption_loss(scores: Tensor) -> Tensor:
 def phrase_loss(patches: Tensor, phrases: Tensor, holds: Tensor, scale: Tensor) -> Tensor:
     """Return the loss of finding the image of a phrase by its best patches.
 
-    A text about one thing is compared with the patches instead of the CLS row, so that a patch is
-    near to what is said of the thing it shows. Other images of which the phrase also holds are left out.
+    A text about one thing is compared with the patches instead of the CLS row. The patch that shows the
+    thing must be *far* from the text: so it is in CLIP, where nobody asked for it, and methods that use
+    CLIP's text count on it. Other images of which the phrase also holds are left out.
 
     Args:
         patches: (B, N, P) of length 1.
@@ -181,7 +182,7 @@ def phrase_loss(patches: Tensor, phrases: Tensor, holds: Tensor, scale: Tensor) 
     """
     b = len(patches)
     cosines = torch.einsum("bnp,qp->qbn", patches, phrases)
-    scores = torch.logsumexp(scale * cosines, -1)
+    scores = torch.logsumexp(-scale * cosines, -1)
     own = torch.arange(len(phrases), device=phrases.device) // (len(phrases) // b)
     others = holds & ~F.one_hot(own, b).bool()
     return F.cross_entropy(scores.masked_fill(others, -1e4), own)

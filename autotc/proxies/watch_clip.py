@@ -21,7 +21,7 @@ _NAMES = (
     "on_things",  # share of all patches on a thing or tag: what random picking finds
     "cls_feature",  # the same among the TOP patches by the CLS row's attention, block before the last
     "cls_last",  # in the last block
-    "phrase_top",  # phrases whose best patch is on the thing they speak of
+    "phrase_top",  # phrases whose farthest patch is on the thing they speak of
     "phrase_base",  # share of all patches that are on it
 )
 
@@ -90,7 +90,7 @@ class Watch:
                 ids = torch.tensor([captions.ids(words[which], captions.SHORT)])
                 text = self.forward.clip_texts(self.clip, ids.to(self.clip.logit_scale.device)).cpu()
                 there = torch.stack([on_thing(t) for t in same]).any(0)
-                self._count("phrase_top", there[(patches[i] @ text[0]).argmax()][None])
+                self._count("phrase_top", there[(patches[i] @ text[0]).argmin()][None])
                 self._count("phrase_base", there)
 
     def _count(self, name: str, right: Tensor) -> None:
