@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -223,22 +224,15 @@ def resumed_tower(compression: Compression, states: TowerStates) -> Iterator[Non
     blocks = compression.adapter.blocks
     first = min(_first_block(step) for step in compression.plan.of("vision"))
 
-    def passed_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return hidden_states
-
-    def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        return (states.hidden[first], *args[1:]), rest
+    def recorded(i: int, *args: Any, **kwargs: Any) -> Tensor:
+        return states.hidden[i + 1]
 
     skipped = list(blocks)[:first]
-    # before the policy's own hook on the same block
-    handle = blocks[first].register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
-    for block in skipped:
-        block.forward = passed_on
+    for i, block in enumerate(skipped):
+        block.forward = partial(recorded, i)
     try:
         yield
     finally:
-        handle.remove()
         for block in skipped:
             del block.forward
 

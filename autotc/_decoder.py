@@ -12,14 +12,15 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autotc._layout import Layout, move, read_prompt, shorten
-from autotc._run import Run, beam_order, check_call, gather_positions, new_run, same_prompt
+from autotc._layout import Layout, read_prompt, shorten
+from autotc._run import Run, beam_order, check_call, gather_positions, new_run, same_prompt, take_deep
 from autotc._signals import (
     BEFORE,
     TAPPED,
@@ -85,6 +86,8 @@ class Decoder:
         ]
         for i, layer in enumerate(self.adapter.layers):
             hooks.append(layer.register_forward_pre_hook(self._layer_hook(i), with_kwargs=True))
+            if i < len(self.adapter.deep_projectors) and self.plan.steps:
+                hooks.append(layer.register_forward_hook(partial(self._add_deep, i)))
             if "transition" in self._needed_after.get(i, ()):
                 hooks += self._watch_transition(i, layer)
         return hooks
@@ -209,10 +212,12 @@ class Decoder:
     def _prefill(self, run: Run, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Cut what enters the language model; return its arguments."""
         tower, embeds, layout = self.tower.run, kwargs["inputs_embeds"], run.prompt
+        if self.plan.steps:
+            kwargs, run.deep = take_deep(self.adapter.deep_arguments, kwargs)
         if tower is not None:
             self.note_tower(run, tower)
             if tower.cut:
-                layout, embeds = _drop_dead(layout, embeds, tower, run.images, self.compact)
+                layout, embeds = _drop_dead(run, embeds, tower, self.compact)
         step = self.plan.at("projector")
         if step is not None:
             signals = entry_signals(step.needs, layout, embeds)
@@ -223,7 +228,7 @@ class Decoder:
             )
             if assignment is not None:
                 after, index = shorten(layout, assignment, self.compact)
-                embeds, layout = move(embeds, layout, assignment, after, index), after
+                embeds, layout = run.moved(embeds, layout, assignment, after, index), after
         if layout is run.prompt:
             return kwargs
         positions = gather_positions(kwargs.get("position_ids"), layout)
@@ -277,7 +282,7 @@ class Decoder:
             assignment = run.ledger.decide(step, view, layout.images.original)
             if assignment is not None:
                 after, index = shorten(layout, assignment, self.compact)
-                hidden = move(hidden, layout, assignment, after, index)
+                hidden = run.moved(hidden, layout, assignment, after, index, i)
                 run.current = after
         run.taps.pop(i - 1, None)
         run.before_layers.pop(i - 1, None)
@@ -297,6 +302,12 @@ class Decoder:
                 given.gather(1, layout.index) if layout.positions is None else layout.positions
             )
         return hidden, {**kwargs, **changed}
+
+    def _add_deep(self, level: int, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        run = self.run
+        if run is None or not run.prefilling or level >= len(run.deep):
+            return None
+        return output + run.deep[level]
 
     def _decoder_view(
         self, step: Step, i: int, hidden: Tensor, kwargs: dict[str, Any], run: Run
@@ -416,15 +427,14 @@ class Decoder:
             )
 
 
-def _drop_dead(
-    layout: Layout, embeds: Tensor, tower: TowerRun, images: Tensor, compact: bool
-) -> tuple[Layout, Tensor]:
+def _drop_dead(run: Run, embeds: Tensor, tower: TowerRun, compact: bool) -> tuple[Layout, Tensor]:
     """Remove the rows of tokens that the tower dropped; sizes are the tower's."""
-    source, valid, size = (t[images] for t in tower.alive())
+    layout = run.prompt
+    source, valid, size = (t[run.images] for t in tower.alive())
     keep = torch.zeros_like(layout.images.valid)
     keep.scatter_reduce_(1, source, valid, reduce="amax")
     assignment = select(keep)
     after, index = shorten(layout, assignment, compact)
-    embeds = move(embeds, layout, assignment, after, index)
+    embeds = run.moved(embeds, layout, assignment, after, index)
     width = after.images.place.shape[1]
     return replace(after, images=replace(after.images, size=size[:, :width])), embeds

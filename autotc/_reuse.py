@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autotc._decoder import Decoder
 from autotc._layout import Layout
-from autotc._run import ATTACHED, Run, new_run
+from autotc._run import ATTACHED, Run, new_run, take_deep
 from autotc._signals import BEFORE, Tapped
 from autotc._stages import Ledger, Plan, Step, first_observed
 from autotc._tap import Tap, Watcher
@@ -46,7 +46,8 @@ class Prefix:
     Args:
         input_ids: (B, L).
         layout: of the whole prompts.
-        text: what the language model was called with (`inputs_embeds`, `attention_mask`, `position_ids`).
+        text: what the language model was called with (`inputs_embeds`, `attention_mask`, `position_ids`, and the
+            features that DeepStack adds).
         hidden: for each decoder layer, (B, L, D) entering it; empty when given up to save memory, together
             with `arguments`, `taps` and `cache`: policies then start where the language model is entered.
         arguments: for each decoder layer, its other arguments.
@@ -137,7 +138,7 @@ class _Recorder:
                 handle.remove()
 
     def _text(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        names = ("inputs_embeds", "attention_mask", "position_ids")
+        names = ("inputs_embeds", "attention_mask", "position_ids", *(self.adapter.deep_arguments or ()))
         self.text = {name: kwargs.get(name) for name in names}
 
     def _layer(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -255,6 +256,7 @@ def resume(
         out = adapter.text(past_key_values=cache, use_cache=True, **prefix.text)
         return Prefilled(_logits(compression.model, out.last_hidden_state), cache, run)
     decoder.note_tower(run, prefix.tower)
+    run.deep = take_deep(adapter.deep_arguments, prefix.text)[1]
     cache = _copy_cache(prefix.cache, first)
     run.cache = weakref.ref(cache)
     run.layouts = dict.fromkeys(range(first), run.current)

@@ -49,14 +49,22 @@ class TowerRows(Protocol):
     def log_sizes(self) -> Tensor:
         """Return log sizes of the rows left, for proportional attention."""
 
-    def chunk_bias(self, queries: Tensor) -> Tensor | None:
-        """Return the mask of one attention call, where it can't be passed as an argument of the block."""
+    def chunk_bias(self, queries: Tensor, biased: bool) -> Tensor | None:
+        """Return the mask of one attention call, where it can't be passed as an argument of the block; `biased` adds
+        log sizes.
+        """
 
     def real(self, calls: int) -> Tensor | None:
         """Return which query rows are no padding, (I, S), or None for all."""
 
     def collect(self, found: dict[str, Tensor], length: int) -> dict[str, Tensor] | None:
         """Take the values of one attention call; return all of a block, by source, when they are complete."""
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """Return the last block's output at full length, where something other than the projector comes next."""
+
+    def entering(self, features: Tensor) -> Tensor:
+        """Return the projector's input for the tokens left."""
 
     def projected(self, features: Tensor) -> Tensor:
         """Return the projector's input as tokens (I, N, D)."""
@@ -67,9 +75,15 @@ class TowerRows(Protocol):
     def scatter(self, output: Tensor) -> Tensor:
         """Return the projector's output at full length, with zeros where tokens are gone."""
 
+    def gathered(self, output: Tensor) -> Tensor:
+        """Return a projector's output for the tokens left by image, (I, N, D)."""
+
+    def scattered(self, tokens: Tensor) -> Tensor:
+        """Return what `gathered` gave at full length in the projector's order, with zeros where tokens are gone."""
+
 
 class _Rows:
-    """What both forms share."""
+    """What all forms share."""
 
     def __init__(self, counts: Sequence[int], device: torch.device) -> None:
         most = max(counts)
@@ -84,6 +98,18 @@ class _Rows:
         self.source = self.source.gather(1, assignment.anchors)
         self.size = assignment.sizes(self.size)
         self.valid = assignment.valid
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def entering(self, features: Tensor) -> Tensor:
+        return features
+
+    def gathered(self, output: Tensor) -> Tensor:
+        return output
+
+    def scattered(self, tokens: Tensor) -> Tensor:
+        return self.by_source(tokens)
 
     def by_source(self, tokens: Tensor) -> Tensor:
         out = tokens.new_zeros(len(tokens), self.full, tokens.shape[-1])
@@ -121,7 +147,7 @@ class Batched(_Rows):
             mask = mask.masked_fill(padding, torch.finfo(hidden.dtype).min)
         return {**kwargs, "attention_mask": mask}
 
-    def chunk_bias(self, queries: Tensor) -> Tensor | None:
+    def chunk_bias(self, queries: Tensor, biased: bool) -> Tensor | None:
         return None
 
     def real(self, calls: int) -> Tensor | None:
@@ -134,7 +160,8 @@ class Batched(_Rows):
                 values = values / (self.valid.sum(1) + self.prefix)[:, None, None]
             for axis in TOKEN_AXES[kind]:
                 tokens = values.movedim(axis, 1)[:, self.prefix :]
-                values = self.by_source(tokens.flatten(2)).unflatten(2, tokens.shape[2:]).movedim(1, axis)
+                whole = self.by_source(tokens.reshape(*tokens.shape[:2], -1))
+                values = whole.view(*whole.shape[:2], *tokens.shape[2:]).movedim(1, axis)
             out[kind] = values
         return out
 
@@ -216,7 +243,9 @@ class Packed(_Rows):
         inner = torch.arange(self.members, device=self.origin.device)
         return (self.origin[:, None] * self.members + inner).flatten()
 
-    def chunk_bias(self, queries: Tensor) -> Tensor | None:
+    def chunk_bias(self, queries: Tensor, biased: bool) -> Tensor | None:
+        if not biased:
+            return None
         start = self.taken
         bias = self.log_sizes()[start : start + queries.shape[2]].to(queries.dtype)
         return bias[None, None, None, :]
@@ -246,4 +275,12 @@ class Packed(_Rows):
     def scatter(self, output: Tensor) -> Tensor:
         full = output.new_zeros(self.total, output.shape[-1])
         full[self.origin] = output
+        return full
+
+    def gathered(self, output: Tensor) -> Tensor:
+        return output[self.at] * self.valid[..., None]
+
+    def scattered(self, tokens: Tensor) -> Tensor:
+        full = tokens.new_zeros(self.total, tokens.shape[-1])
+        full[self.origin[self.at[self.valid]]] = tokens[self.valid]
         return full

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotc._layout import Layout
+from autotc._layout import Layout, move
 from autotc._signals import Before, Tapped
 from autotc._stages import Ledger
 from autotc.assignment import Assignment
@@ -37,6 +37,7 @@ class Run:
         taps: what attention layers showed.
         before_layers: what layers did that a later cut looks back at.
         cache: the cache that was filled, if any.
+        deep: DeepStack: what is added behind the first layers, (B, S, D) each for the rows of the layer, zero at text.
         before: tokens generated before the call that runs now.
         prefilling: whether the prompt runs now, or tokens after it.
         calls: tokens of the latest call without a cache.
@@ -56,9 +57,26 @@ class Run:
     before_layers: dict[int, Before] = field(default_factory=dict)
     ropes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     cache: weakref.ref[Any] | None = None
+    deep: list[Tensor] = field(default_factory=list)
     before: int = 0
     prefilling: bool = True
     calls: int = 0
+
+    def moved(
+        self,
+        sequence: Tensor,
+        layout: Layout,
+        assignment: Assignment,
+        after: Layout,
+        index: Tensor,
+        layer: int = 0,
+    ) -> Tensor:
+        """Return a sequence after `shorten`; what is still to be added behind `layer` and later ones moves along, a
+        merged token gets the same mixture of it.
+        """
+        for level in range(layer, len(self.deep)):
+            self.deep[level] = move(self.deep[level], layout, assignment, after, index)
+        return move(sequence, layout, assignment, after, index)
 
     @property
     def shortened(self) -> bool:
@@ -86,6 +104,25 @@ def new_run(
     layout = replace(layout, next=first)
     three = positions is not None and positions.ndim == 3
     return Run(input_ids, layout, layout, layout, ledger, embeds, three, first, images.to(embeds.device))
+
+
+def take_deep(
+    names: tuple[str, str] | None, kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """Take DeepStack's features out of the language model's arguments, one sequence (B, L, D) a level, zero at text.
+
+    Args:
+        names: `ModelAdapter.deep_arguments`.
+        kwargs: the arguments.
+    """
+    if names is None or not kwargs.get(names[1]):
+        return dict(kwargs), []
+    visual, embeds = kwargs[names[0]], kwargs["inputs_embeds"]
+    levels = []
+    for features in kwargs[names[1]]:
+        levels.append(torch.zeros_like(embeds))
+        levels[-1][visual] = features.to(embeds)
+    return {**kwargs, **dict.fromkeys(names)}, levels
 
 
 def gather_positions(positions: Tensor | None, layout: Layout) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from autotc._grouped import Grouped
 from autotc._rows import Batched, Packed, TowerRows
 from autotc._signals import at_sources
 from autotc._stages import Ledger, Plan, Step, first_observed
@@ -66,6 +67,7 @@ class TowerRun:
         block: signals of the block that was watched last, the same form.
         bias: whether later blocks add the log of the sizes to their logits.
         cut: whether any token is gone.
+        deep: what the projectors of DeepStack gave, (I, K, D) for the tokens left.
     """
 
     grids: list[Grid]
@@ -76,6 +78,7 @@ class TowerRun:
     block: dict[str, Tensor] = field(default_factory=dict)
     bias: bool = False
     cut: bool = False
+    deep: list[Tensor] = field(default_factory=list)
 
     def alive(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return source, validity and size of the tokens left, (I, K) each."""
@@ -111,12 +114,13 @@ class Tower:
         behind: dict[int, set[str]] = {}
         for name in self.wanted - {"features"}:
             behind.setdefault(self.depth(TOWER[name][0]), set()).add(name)
-        biases = [s.stage.layer or 0 for s in self.plan.of("vision") if s.reducer.size_bias]
+        batched = self.adapter.tower_prefix > 0  # uneven images are padded
+        masks = [s.stage.layer or 0 for s in self.plan.of("vision") if s.reducer.size_bias or batched]
         out: dict[nn.Module, Watcher] = {}
         for i in range(self.adapter.blocks_used):
-            # packed towers take no mask as an argument: the watcher passes the bias on
-            biased = bool(biases) and i >= min(biases) and self.adapter.tower_prefix == 0
-            if biased or block.get(i) or i in behind:
+            # where blocks take no mask as an argument the watcher passes it on
+            masked = bool(masks) and i >= min(masks) and not self.adapter.block_masks
+            if masked or block.get(i) or i in behind:
                 watch = partial(self._watch, block.get(i, set()), behind.get(i, set()))
                 out[self.adapter.attention(blocks[i])] = watch
         return out
@@ -152,6 +156,12 @@ class Tower:
         if not steps:
             return hooks
         hooks.append(self.adapter.projector.register_forward_hook(self._after_projector))
+        last = self.adapter.blocks[self.adapter.blocks_used - 1]
+        hooks.append(last.register_forward_hook(self._leave_blocks))
+        if self.adapter.deep_projectors:
+            hooks.append(self.adapter.tower.register_forward_hook(self._leave_tower))
+        for module in self.adapter.deep_projectors:
+            hooks.append(module.register_forward_hook(self._after_deep))
         for i in range(min(map(first_observed, steps)), len(self.adapter.blocks)):
             block = self.adapter.blocks[i]
             step = self.plan.at("vision", i)
@@ -186,7 +196,9 @@ class Tower:
         counts = [t * h * w for t, h, w in grids]
         prefix, members = self.adapter.tower_prefix, self.adapter.token_members
         rows: TowerRows
-        if prefix:
+        if prefix and members > 1:
+            rows = Grouped(counts, prefix, self.adapter.token_rows(grids[0], device), device)
+        elif prefix:
             rows = Batched(counts, prefix, device)
         else:
             rows = Packed(counts, members, self.adapter.tower_order(grids, device), device)
@@ -228,6 +240,7 @@ class Tower:
         if assignment is None:
             return hidden
         run.cut = True
+        run.deep = [assignment.apply(level, run.rows.size) for level in run.deep]
         run.bias = run.bias or step.reducer.size_bias
         return run.rows.shorten(hidden, assignment)
 
@@ -248,10 +261,28 @@ class Tower:
             ids=ids,  # type: ignore[arg-type]
         )
 
-    def _before_projector(self, module: nn.Module, args: Any) -> None:
+    def _leave_blocks(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         run = self.run
-        if run is not None and "features" in self.wanted:
-            run.signals["features"] = run.rows.by_source(run.rows.projected(args[0]))
+        return run.rows.leave(output) if run is not None and run.cut else None
+
+    def _after_deep(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        if self.run is not None:
+            self.run.deep.append(self.run.rows.gathered(output))
+
+    def _leave_tower(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Give the tokens left what became of their DeepStack features in the cuts behind those blocks."""
+        run = self.run
+        if run is not None and run.cut:
+            self.adapter.set_deep(output, [run.rows.scattered(level) for level in run.deep])
+
+    def _before_projector(self, module: nn.Module, args: Any) -> Any:
+        run = self.run
+        if run is None:
+            return None
+        entering = run.rows.entering(args[0]) if run.cut else args[0]
+        if "features" in self.wanted:
+            run.signals["features"] = run.rows.by_source(run.rows.projected(entering))
+        return (entering,)
 
     def _after_projector(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         run = self.run
@@ -277,7 +308,7 @@ class Tower:
         if run is None:
             return None
         rows = run.rows
-        other = rows.chunk_bias(queries) if run.bias and run.cut else None
+        other = rows.chunk_bias(queries, run.bias) if run.cut else None
         used = mask if other is None else other
         real = rows.real(queries.shape[0])
         found: dict[str, Tensor] = {}

@@ -43,7 +43,9 @@ class ModelAdapter:
     id and config numbers in Hugging Face form), `sites` and `positions` (what is tested), `signals_absent`
     (signals of `autotc.reducer.SIGNALS` that the family cannot give), `token_members` (tower rows that make
     one visual token), `tower_prefix` (rows before the patches; 0 where the tower
-    packs all images into one sequence).
+    packs all images into one sequence), `block_masks` (whether a tower block takes an attention mask as an
+    argument), `deep_arguments` (DeepStack: arguments of the language model for the mask of visual rows and the
+    features of each level).
 
     Args:
         model: a built `...ForConditionalGeneration`.
@@ -57,6 +59,8 @@ class ModelAdapter:
     signals_absent: ClassVar[tuple[str, ...]] = ()
     token_members: ClassVar[int] = 1
     tower_prefix: ClassVar[int] = 0
+    block_masks: ClassVar[bool] = False
+    deep_arguments: ClassVar[tuple[str, str] | None] = None
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
@@ -117,6 +121,15 @@ class ModelAdapter:
         """The module that turns tower rows into language-model tokens."""
         raise NotImplementedError
 
+    @property
+    def deep_projectors(self) -> Sequence[Any]:
+        """The projectors of `VisionAnatomy.deep`: what the l-th gives is added behind decoder layer l."""
+        return ()
+
+    def set_deep(self, output: Any, features: Sequence[Tensor]) -> None:
+        """Put the features of each level, all images in one sequence, into the tower's output."""
+        raise NotImplementedError
+
     def attention(self, block: Any) -> Any:
         """The attention module of a tower block (the one that calls the attention function)."""
         raise NotImplementedError
@@ -151,6 +164,11 @@ class ModelAdapter:
         The unit is a visual token (a group of `token_members` rows), images stay contiguous.
         """
         return None
+
+    def token_rows(self, grid: Grid, device: torch.device) -> Tensor:
+        """Return the rows of each token of one image, (N, token_members), counted behind the prefix."""
+        members = self.token_members
+        return torch.arange(grid[0] * grid[1] * grid[2] * members, device=device).view(-1, members)
 
 
 adapters: Registry[ModelAdapter] = Registry("autotc.adapters", ModelAdapter, "family")

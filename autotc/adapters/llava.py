@@ -60,6 +60,7 @@ class Llava(ModelAdapter):
     }
     positions = ("original", "compact")
     tower_prefix = 1
+    block_masks = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
