@@ -40,19 +40,18 @@ def test_turbo_parity(case: Case) -> None:
         assert size[0].tolist() == case["out_size"][row, prefix:, 0][order].tolist()
 
 
-def test_turbo_spares_what_cls_attends_to_in_every_round() -> None:
-    random = torch.Generator().manual_seed(0)
-    keys = torch.randn(1, 40, 8, generator=random)
+# without a CLS row a round sends all even tokens but one; with one, the odd tokens are those that could be sent
+@pytest.mark.parametrize(("prefix", "place", "budget"), [(0, 4, 8), (1, 5, 22)])
+def test_turbo_spares_what_cls_attends_to(prefix: int, place: int, budget: int) -> None:
+    keys = torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(0))
+    keys[:, place] = keys[:, place + 1]  # as redundant as can be
     salient = torch.full((1, 2, 40), 0.01)
-    salient[:, :, 4] = 0.2  # even: it could be sent, and a round sends all even tokens but one
-    for prefix in (0, 2):
-        signals = {"block_keys": keys, "block_cls_attention": salient}
-        view = TokenView(torch.eye(40)[None], prefix=prefix, signals=signals)
-        assignment = make_reducer("turbo", {"alpha": 5.0}).assign(view, 8)
-        assert assignment.kept.tolist() == [8] and assignment.sizes(view.size).sum() == 40
-        assert 4 in assignment.anchors[0].tolist()
-        plain = make_reducer("turbo", {"alpha": 0.0}).assign(view, 8)
-        assert 4 not in plain.anchors[0].tolist()
+    salient[:, :, place] = 0.2
+    signals = {"block_keys": keys, "block_cls_attention": salient}
+    view = TokenView(torch.eye(40)[None], prefix=prefix, signals=signals)
+    spared, plain = (make_reducer("turbo", {"alpha": alpha}).assign(view, budget) for alpha in (5.0, 0.0))
+    assert spared.kept.tolist() == [budget] and spared.sizes(view.size).sum() == 40
+    assert place in spared.anchors[0].tolist() and place not in plain.anchors[0].tolist()
 
 
 def test_turbo_presets_leave_the_published_counts() -> None:
