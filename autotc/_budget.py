@@ -160,7 +160,13 @@ def preset_policy(
         ),
         positions=preset.positions if preset.positions in known else "original",
         stages=tuple(
-            Stage(site=s.site, layer=layer, reducer=reducer.name, keep=s.keep, params=dict(s.params))
+            Stage(
+                site=s.site,
+                layer=layer,
+                reducer=s.reducer or reducer.name,
+                keep=s.keep,
+                params=dict(s.params),
+            )
             for s, layer in zip(published, layers, strict=True)
         ),
     )

@@ -340,15 +340,16 @@ class ReducerContract:
         for preset in cls.presets:
             stages = []
             for stage in preset.stages(anatomy):
-                assert stage.site in cls.sites
+                used = cls if stage.reducer is None else reducers.get(stage.reducer)
+                assert stage.site in used.sites
                 depth = vision if stage.site == "vision" else decoder
                 layer = None if stage.layer is None else map_depth(*stage.layer, depth)
-                make_reducer(cls.name, dict(stage.params))
+                make_reducer(used.name, dict(stage.params))
                 stages.append(
                     Stage(
                         site=stage.site,
                         layer=layer,
-                        reducer=cls.name,
+                        reducer=used.name,
                         keep=stage.keep,
                         params=dict(stage.params),
                     )
