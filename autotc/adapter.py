@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from autotc._views import View
 from autotc.anatomy import Anatomy, ImageRule
 from autotc.errors import ModelError
 from autotc.registry import Registry, nearest
@@ -40,12 +41,12 @@ class ModelAdapter:
     """Base of all model families: class data describe the family, an instance describes one built model.
 
     Class data: `name` (the module's name), `model_types` (`config.model_type` values), `aliases` (alias ->
-    id and config numbers in Hugging Face form), `sites` and `positions` (what is tested), `signals_absent`
-    (signals of `autotc.reducer.SIGNALS` that the family cannot give), `token_members` (tower rows that make
-    one visual token), `tower_prefix` (rows before the patches; 0 where the tower
-    packs all images into one sequence), `block_masks` (whether a tower block takes an attention mask as an
-    argument), `deep_arguments` (DeepStack: arguments of the language model for the mask of visual rows and the
-    features of each level).
+    id and config numbers in Hugging Face form), `sites` and `positions` (what is tested), `refusals` (why the
+    family has not got a site), `signals_absent` (signals of `autotc.reducer.SIGNALS` that the family cannot
+    give), `token_members` (tower rows that make one visual token), `tower_prefix` (rows before the patches; 0
+    where the tower packs all images into one sequence or, with `block_masks`, has no such rows), `block_masks`
+    (whether a tower block takes an attention mask as an argument), `deep_arguments` (DeepStack: arguments of
+    the language model for the mask of visual rows and the features of each level).
 
     Args:
         model: a built `...ForConditionalGeneration`.
@@ -56,6 +57,7 @@ class ModelAdapter:
     aliases: ClassVar[dict[str, dict[str, Any]]] = {}
     sites: ClassVar[tuple[str, ...]] = ("input", "vision", "projector", "decoder")
     positions: ClassVar[tuple[str, ...]] = ("original",)
+    refusals: ClassVar[dict[str, str]] = {}
     signals_absent: ClassVar[tuple[str, ...]] = ()
     token_members: ClassVar[int] = 1
     tower_prefix: ClassVar[int] = 0
@@ -117,6 +119,11 @@ class ModelAdapter:
         return len(self.blocks)
 
     @property
+    def tower_norm(self) -> Any:
+        """The norm behind the tower's last block, where a text encoder can belong to the tower."""
+        raise NotImplementedError
+
+    @property
     def projector(self) -> Any:
         """The module that turns tower rows into language-model tokens."""
         raise NotImplementedError
@@ -152,6 +159,15 @@ class ModelAdapter:
     def tower_grids(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Grid]:
         """Return the token grid of each image from the arguments of a call of the tower."""
         raise NotImplementedError
+
+    def views(self, call: Mapping[str, Any]) -> list[View] | None:
+        """Return the views of the images, in the order of the prompts, where an image becomes several tiles of the
+        tower; None: each of the tower's images is one view.
+
+        Args:
+            call: arguments of the core model's `get_image_features`, by name.
+        """
+        return None
 
     def tower_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the keyword arguments of a call of the tower on a resized image; None: as they are."""
@@ -296,7 +312,7 @@ def resolve_model(name: str, download: bool = False) -> ModelSource:
         found = _from_dict(data, str(folder), folder)
         return ModelSource(None, str(folder), folder, found, found.family)
     for alias, entry, cls in _aliases():
-        if name.lower() in (alias, entry["id"].lower()):
+        if name.lower() in (alias, entry["id"].lower(), entry["id"].rpartition("/")[2].lower()):
             cached = _cached(entry["id"], download)
             found = cls.anatomy(entry["config"], entry["id"])
             return ModelSource(alias, entry["id"], cached, found, cls.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,34 +11,41 @@ from autotc.adapter import Grid, ModelAdapter
 from autotc.anatomy import Anatomy, DecoderAnatomy, ImageRule, VisionAnatomy
 from autotc.errors import UnsupportedError
 
+CLIP: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "num_channels": 3,
+    "projection_dim": 768,
+}
 
-def _config(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
+
+def llama(width: int, mlp: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
+    """Return a Llama config in Hugging Face form; `more` for what differs from Vicuna."""
     return {
-        "model_type": "llava",
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": width,
-            "intermediate_size": mlp,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "vocab_size": 32064,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
-            "attention_bias": False,
-            "mlp_bias": False,
-        },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-            "num_channels": 3,
-            "projection_dim": 768,
-        },
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "vocab_size": 32064,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        **more,
+    }
+
+
+def config(kind: str, text: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the config of a model of this kind in Hugging Face form; `more` for what differs from LLaVA-1.5."""
+    return {
+        "model_type": kind,
+        "text_config": dict(text),
+        "vision_config": CLIP,
         "image_token_index": 32000,
         "image_seq_length": 576,
         "projector_hidden_act": "gelu",
@@ -46,39 +53,54 @@ def _config(width: int, mlp: int, layers: int, heads: int) -> dict[str, Any]:
         "vision_feature_select_strategy": "default",
         "multimodal_projector_bias": True,
         "tie_word_embeddings": False,
+        **more,
     }
 
 
 class Llava(ModelAdapter):
-    """LLaVA-1.5."""
+    """LLaVA-1.5, and the base of its successors.
+
+    Class data: `towers` and `texts` (`model_type` of the parts that are tested), `strategy` (which tower rows
+    become tokens), `newlines` (whether there is a newline embedding).
+    """
 
     name = "llava"
     model_types = ("llava",)
     aliases = {
-        "llava-1.5-7b": {"id": "llava-hf/llava-1.5-7b-hf", "config": _config(4096, 11008, 32, 32)},
-        "llava-1.5-13b": {"id": "llava-hf/llava-1.5-13b-hf", "config": _config(5120, 13824, 40, 40)},
+        "llava-1.5-7b": {
+            "id": "llava-hf/llava-1.5-7b-hf",
+            "config": config("llava", llama(4096, 11008, 32, 32)),
+        },
+        "llava-1.5-13b": {
+            "id": "llava-hf/llava-1.5-13b-hf",
+            "config": config("llava", llama(5120, 13824, 40, 40)),
+        },
     }
     positions = ("original", "compact")
     tower_prefix = 1
     block_masks = True
+    towers: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
+    texts: ClassVar[tuple[str, ...]] = ("llama", "vicuna")
+    strategy: ClassVar[str] = "default"
+    newlines: ClassVar[bool] = False
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        _require_clip(self.config.to_dict())
+        self.require(self.config.to_dict())
 
     @classmethod
     def anatomy(cls, config: Mapping[str, Any], id: str) -> Anatomy:
-        _require_clip(config)
+        cls.require(config)
         vision, text = config["vision_config"], config["text_config"]
-        width, patch, side = vision["hidden_size"], vision["patch_size"], vision["image_size"]
+        width, patch = vision["hidden_size"], vision["patch_size"]
         tower = VisionAnatomy(
             blocks=vision["num_hidden_layers"],
-            blocks_used=_blocks_used(vision["num_hidden_layers"], config["vision_feature_layer"]),
+            blocks_used=cls.used(vision["num_hidden_layers"], config["vision_feature_layer"]),
             width=width,
             heads=vision["num_attention_heads"],
             mlp=vision["intermediate_size"],
             mlp_matrices=2,
-            prefix=1,
+            prefix=cls.tower_prefix,
             window_patches=0,
             full_blocks=tuple(range(vision["num_hidden_layers"])),
             patch_inputs=vision["num_channels"] * patch**2,
@@ -94,8 +116,39 @@ class Llava(ModelAdapter):
             mlp=text["intermediate_size"],
             vocab=text["vocab_size"],
         )
-        rule = ImageRule(patch=patch, fixed=side)
-        return Anatomy(cls.name, id, rule, tower, decoder, _parameters(tower, decoder, config, rule))
+        parameters = _parameters(tower, decoder, config) + (decoder.width if cls.newlines else 0)
+        return Anatomy(cls.name, id, cls.rule(config), tower, decoder, parameters)
+
+    @classmethod
+    def rule(cls, config: Mapping[str, Any]) -> ImageRule:
+        """Return how images become tokens."""
+        vision = config["vision_config"]
+        return ImageRule(patch=vision["patch_size"], fixed=vision["image_size"])
+
+    @classmethod
+    def require(cls, config: Mapping[str, Any]) -> None:
+        """Refuse by name what is not tested."""
+        tower, text = config["vision_config"]["model_type"], config["text_config"]["model_type"]
+        if tower not in cls.towers or text not in cls.texts:
+            raise UnsupportedError(
+                f"{cls.name}: a {tower} tower with a {text} language model is not supported, "
+                f"only {' or '.join(cls.towers)} with {' or '.join(cls.texts)}"
+            )
+        if config["vision_feature_select_strategy"] != cls.strategy:
+            raise UnsupportedError(
+                f"{cls.name}: vision_feature_select_strategy: only {cls.strategy!r} is supported"
+            )
+        if config["text_config"].get("sliding_window") is not None:
+            raise UnsupportedError(f"{cls.name}: text_config.sliding_window: only null is supported")
+
+    @classmethod
+    def used(cls, blocks: int, layer: int | list[int]) -> int:
+        """Return the blocks before the chosen hidden state; 0 is the embedding, -1 the last block's output."""
+        if not isinstance(layer, int):
+            raise UnsupportedError(
+                f"{cls.name}: vision_feature_layer: several layers are not supported, only one"
+            )
+        return blocks + 1 + layer if layer < 0 else layer
 
     @property
     def tower(self) -> Any:
@@ -107,7 +160,11 @@ class Llava(ModelAdapter):
 
     @property
     def blocks_used(self) -> int:
-        return _blocks_used(len(self.blocks), self.config.vision_feature_layer)
+        return self.used(len(self.blocks), self.config.vision_feature_layer)
+
+    @property
+    def tower_norm(self) -> Any:
+        return self.core.vision_tower.post_layernorm
 
     @property
     def projector(self) -> Any:
@@ -138,40 +195,34 @@ class Llava(ModelAdapter):
         return (mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
-def _blocks_used(blocks: int, layer: int | list[int]) -> int:
-    """Blocks before the chosen hidden state; hidden state 0 is the embedding, -1 the last block's output."""
-    if not isinstance(layer, int):
-        raise UnsupportedError("llava: vision_feature_layer: several layers are not supported, only one")
-    return blocks + 1 + layer if layer < 0 else layer
-
-
-def _require_clip(config: Mapping[str, Any]) -> None:
-    tower, text = config["vision_config"]["model_type"], config["text_config"]["model_type"]
-    if tower != "clip_vision_model" or text not in ("llama", "vicuna"):
-        raise UnsupportedError(
-            f"llava: a {tower} tower with a {text} language model is not supported, "
-            "only clip_vision_model with llama"
-        )
-    if config["vision_feature_select_strategy"] != "default":
-        raise UnsupportedError(
-            "llava: vision_feature_select_strategy: only 'default' (without the CLS row) is supported"
-        )
-
-
-def _parameters(v: VisionAnatomy, d: DecoderAnatomy, config: Mapping[str, Any], rule: ImageRule) -> int:
-    """Count the weights: embeddings and layer norms of CLIP, the projector, Llama's layers (optional
-    biases).
+def _parameters(v: VisionAnatomy, d: DecoderAnatomy, config: Mapping[str, Any]) -> int:
+    """Count the weights: tower, projector, and the decoder's layers, whose biases are optional in Llama and fixed in
+    Qwen2.
     """
-    side = (rule.fixed or 0) // rule.patch
-    block = 4 * v.width**2 + 4 * v.width + 2 * v.width * v.mlp + v.mlp + v.width + 4 * v.width
-    tower = v.width + v.patch_inputs * v.width + (side**2 + 1) * v.width + v.blocks * block + 4 * v.width
+    text = config["text_config"]
     bias = 1 if config.get("multimodal_projector_bias", True) else 0
     projector = sum(i * o + bias * o for i, o in v.projector)
     q, kv = d.heads * d.head_dim, d.kv_heads * d.head_dim
     layer = 2 * d.width * (q + kv) + 3 * d.width * d.mlp + 2 * d.width
-    if config["text_config"].get("attention_bias"):
+    if text["model_type"] == "qwen2":
+        layer += q + 2 * kv
+    elif text.get("attention_bias"):
         layer += q + 2 * kv + d.width
-    if config["text_config"].get("mlp_bias"):
+    if text.get("mlp_bias"):
         layer += 2 * d.mlp + d.width
     tied = 1 if config.get("tie_word_embeddings") else 2
+    tower = _tower_parameters(v, config["vision_config"])
     return tower + projector + d.layers * layer + d.width + d.vocab * d.width * tied
+
+
+def _tower_parameters(v: VisionAnatomy, vision: Mapping[str, Any]) -> int:
+    """Count the tower's weights: CLIP has a CLS row and a norm in front, SigLIP a biased embedding, perhaps a head."""
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    norm = 2 * v.width
+    mlp = 2 * v.width * v.mlp + v.mlp + v.width
+    attention = 4 * v.width**2 + 4 * v.width
+    total = (v.patch_inputs + patches) * v.width + v.blocks * (attention + mlp + 2 * norm) + norm
+    if vision["model_type"] == "clip_vision_model":
+        return total + 2 * v.width + norm
+    head = v.width + attention + norm + mlp if vision.get("vision_use_head", True) else 0
+    return total + v.width + head
