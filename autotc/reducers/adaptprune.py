@@ -38,8 +38,8 @@ class AdaptPrune(Reducer):
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             "adaptprune",
-            lambda anatomy: (PresetStage("decoder", 57 / 576, (2, 32)),),
-            note="57 of 576 tokens go on from layer 2 of 32",
+            lambda anatomy: (PresetStage("decoder", 57 / 576, (2, anatomy.decoder.layers)),),
+            note="57 of 576 tokens go on from layer 2",
         ),
     )
 

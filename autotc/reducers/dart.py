@@ -43,8 +43,8 @@ class Dart(Reducer):
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             "dart",
-            lambda anatomy: (PresetStage("decoder", 132 / 576, (2, 32)),),
-            note="132 of 576 tokens go on from layer 2 of 32 (the authors' nominal 128)",
+            lambda anatomy: (PresetStage("decoder", 132 / 576, (2, anatomy.decoder.layers)),),
+            note="132 of 576 tokens go on from layer 2 (the authors' nominal 128)",
         ),
     )
 

@@ -35,8 +35,8 @@ class FastV(Reducer):
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             "fastv",
-            lambda anatomy: (PresetStage("decoder", 0.5, (2, 32)),),
-            note="half of the tokens leave before layer 2 of 32 (K = 2, R = 50 %)",
+            lambda anatomy: (PresetStage("decoder", 0.5, (2, anatomy.decoder.layers)),),
+            note="half of the tokens leave before layer 2 (K = 2, R = 50 %)",
         ),
     )
 

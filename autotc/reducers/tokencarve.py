@@ -39,8 +39,8 @@ class TokenCarve(Reducer):
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             "tokencarve",
-            lambda anatomy: (PresetStage("decoder", 1 / 3, (2, 32)),),
-            note="192 of 576 tokens go on from layer 2 of 32",
+            lambda anatomy: (PresetStage("decoder", 1 / 3, (2, anatomy.decoder.layers)),),
+            note="192 of 576 tokens go on from layer 2",
         ),
     )
 
