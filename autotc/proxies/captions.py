@@ -100,9 +100,9 @@ def phrase(rng: np.random.Generator, scene: Scene) -> tuple[str, tuple[str, str]
     if scene.tag is not None and (not scene.things or rng.random() < 0.2):
         digits = " ".join(scene.tag.digits)
         place = PLACES[rng.integers(len(scene.tag.digits))]
-        texts = (f"box {digits}", "read the box .", f"{place} digit in the box ?")
-        chosen = rng.integers(len(texts))
-        return texts[chosen], (scene.tag.digits if chosen == 0 else "", "box")
+        about_tag = (f"box {digits}", "read the box .", f"{place} digit in the box ?")
+        chosen = int(rng.integers(len(about_tag)))
+        return about_tag[chosen], (scene.tag.digits if chosen == 0 else "", "box")
     if not scene.things:
         return "a", ("", "")
     thing = scene.things[rng.integers(len(scene.things))]

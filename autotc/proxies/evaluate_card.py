@@ -1,4 +1,4 @@
-"""Measure a proxy model for its card: ``python -m autotc.proxies.evaluate_card --out FOLDER``.
+"""Measure a proxy model for its card: ``python -m autotc.proxies.evaluate_card NAME --out FOLDER``.
 
 Writes ``metrics.json`` and ``README.md``. All questions are about scenes with handwriting the model
 never saw; rows of a table share their questions. Nothing was tuned on these tables.
@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotc.proxies import folder, names, pruning
+from autotc.proxies import data, folder, llava, names, pruning
 from autotc.proxies.card import write_card
+from autotc.proxies.watch_clip import Watch
 from autotc.tasks.scenes import GROUPS
 
 FIRST_SEED = 5_000_000  # far from the seeds that training validates on
 KEEPS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)
+FULLER = (6, 9)  # objects in the scenes of the built-in task
 SIZES = (56, 84, 112, 140, 224)  # besides 168; the scenes are the same, made smaller or larger
 Rule = Callable[..., Tensor]  # (samples, k) -> the kept tokens, (n, K)
 
@@ -44,28 +46,40 @@ def even(samples: pruning.Samples, k: int) -> Tensor:
     return ((torch.arange(k) + 0.5) * n / k).long().expand(len(samples.seeds), -1)
 
 
-def rules(forward: pruning.Watching) -> dict[tuple[str, int], Rule]:
+def scored(name: str) -> Rule:
+    """Keep the tokens with the largest scores of the tower."""
+    return top(lambda samples: samples.scores[name])
+
+
+def rules(forward: pruning.Watching, samples: pruning.Samples) -> dict[tuple[str, int], Rule]:
     """Return the rules of the trade-off table by name and layer (0: before the decoder)."""
-    table: dict[tuple[str, int], Rule] = {
-        ("random", 0): top(pruning.random_scores),
-        ("stride", 0): even,
-        ("vit_attention", 0): top(lambda samples: samples.received),
-        ("norm", 0): top(lambda samples: samples.visual.norm(dim=-1)),
-        ("divprune", 0): pruning.diverse,
-    }
-    for layer in (2, 4, 7):
+    table: dict[tuple[str, int], Rule] = {("random", 0): top(pruning.random_scores), ("stride", 0): even}
+    table |= {(name, 0): scored(name) for name in samples.scores}
+    table["norm", 0] = top(lambda some: some.visual.norm(dim=-1))
+    table["divprune", 0] = pruning.diverse
+    for layer in (2, 4, len(forward.text.layers) // 2):
         table["random", layer] = top(pruning.random_scores)
         table["fastv", layer] = top(partial(pruning.prompt_attention, forward, layer=layer - 1))
     return table
 
 
+def load(path: Path) -> pruning.Watching:
+    """Load a proxy's folder, in fp32."""
+    from transformers import LlavaForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
+
+    kind = json.loads((path / "config.json").read_text())["model_type"]
+    if kind == "llava":
+        llava_model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
+        return pruning.WatchingLlava(llava_model, llava.load_text(path))
+    return pruning.WatchingQwen(
+        Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
+    )
+
+
 def measure(path: str, seeds: list[tuple[int, int]]) -> dict[str, list[bool]]:
     """Return, for each setting by name, which of the samples were answered right."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
     torch.set_num_threads(1)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
-    forward = pruning.Watching(model)
+    forward = load(Path(path))
     right: dict[str, Tensor] = {}
     with torch.no_grad():
         samples = pruning.collect(forward, seeds, 168, 168)
@@ -76,7 +90,7 @@ def measure(path: str, seeds: list[tuple[int, int]]) -> dict[str, list[bool]]:
             right[f"withdraw@{layer}"] = pruning.answer(
                 forward, samples, layer, lambda s: torch.empty(len(s.seeds), 0, dtype=torch.long)
             )
-        for (name, layer), rule in rules(forward).items():
+        for (name, layer), rule in rules(forward, samples).items():
             for keep in KEEPS:
                 count = int(keep * 144 + 0.5)
                 right[f"{name}@{layer} {count}"] = pruning.answer(
@@ -89,7 +103,20 @@ def measure(path: str, seeds: list[tuple[int, int]]) -> dict[str, list[bool]]:
             right[f"size {size}"] = pruning.answer(forward, pruning.collect(forward, seeds, size, 168))
         larger = pruning.choose_seeds(len(seeds), FIRST_SEED + 10**6 + seeds[0][0], 224)
         right["canvas 224"] = pruning.answer(forward, pruning.collect(forward, larger, 224, 224))
+        fuller = pruning.choose_seeds(len(seeds), FIRST_SEED + 10**7 + seeds[0][0], 168, FULLER)
+        right["fuller"] = pruning.answer(forward, pruning.collect(forward, fuller, 168, 168, FULLER))
     return {name: values.tolist() for name, values in right.items()}
+
+
+def watch(path: Path, images: int = 256) -> dict[str, float]:
+    """Return what the CLIP half of a proxy sees on scenes of the card, nothing where it has none."""
+    forward = load(path)
+    if not isinstance(forward, pruning.WatchingLlava):
+        return {}
+    watching = Watch(forward, forward.clip, None)
+    for first in range(FIRST_SEED, FIRST_SEED + images, 32):
+        watching.add(data.draw(range(first, first + 32), "test"), first)
+    return watching.result()
 
 
 def majority(seeds: list[tuple[int, int]]) -> list[bool]:
@@ -126,18 +153,19 @@ def evaluate(path: Path, n: int, processes: int) -> dict[str, Any]:
         "first_seed": FIRST_SEED,
         "visual_tokens": 144,
         "settings": settings,
-    }
+    } | ({"clip": seen} if (seen := watch(path)) else {})
 
 
 def main() -> None:
     """Read the command line and write the card."""
     parser = argparse.ArgumentParser(prog="python -m autotc.proxies.evaluate_card", description=__doc__)
-    parser.add_argument("--model", type=Path, help="folder (default: the shipped proxy)")
+    parser.add_argument("name", nargs="?", choices=names(), default="qwen2_5_vl-tiny")
+    parser.add_argument("--model", type=Path, help="folder instead of the shipped proxy of that name")
     parser.add_argument("--out", type=Path, required=True, help="folder of the card")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    path = options.model or folder(names()[0])
+    path = options.model or folder(options.name)
     metrics = evaluate(path, options.examples, options.processes)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
@@ -47,7 +47,8 @@ class ClipText(nn.Module):
     def __init__(self, text: CLIPTextModelWithProjection, tower_width: int) -> None:
         super().__init__()
         self.model = text
-        self.visual_projection = nn.Linear(tower_width, text.config.projection_dim, bias=False)
+        width = text.text_projection.out_features
+        self.visual_projection = nn.Linear(tower_width, width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(2.6593))  # factor 1 / 0.07
 
 
@@ -64,7 +65,7 @@ def build(
 
     Sixteen decoder layers are half of LLaVA-1.5-7B's 32, so that depths can be translated.
     """
-    vision = CLIPVisionConfig(  # type: ignore[call-arg]
+    vision = CLIPVisionConfig(
         hidden_size=tower_width,
         intermediate_size=3 * tower_width,
         num_hidden_layers=blocks,
@@ -73,7 +74,7 @@ def build(
         patch_size=CELL,
         projection_dim=text_width,
     )
-    text = LlamaConfig(  # type: ignore[call-arg]
+    text = LlamaConfig(
         vocab_size=len(v.WORDS),
         hidden_size=width,
         intermediate_size=width * 8 // 5,
@@ -107,7 +108,7 @@ def build(
     with torch.no_grad():
         place[1:] = _waves(SIDE // CELL, tower_width)
     clip = CLIPTextModelWithProjection(
-        CLIPTextConfig(  # type: ignore[call-arg]
+        CLIPTextConfig(
             vocab_size=len(v.WORDS),
             hidden_size=text_width,
             intermediate_size=2 * text_width,
@@ -181,3 +182,14 @@ def export(model: LlavaForConditionalGeneration, clip: ClipText, out: Path) -> N
     save_file(rest, folder / "visual_projection.safetensors")
     for path in (out / "model.safetensors", *folder.glob("*.safetensors")):
         path.chmod(0o644)  # they are written for their owner only
+
+
+def load_text(folder: Path) -> ClipText:
+    """Load what ``export`` wrote into ``text_encoder`` of a model's folder, in fp32."""
+    text = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    rest = load_file(folder / "text_encoder" / "visual_projection.safetensors")
+    clip = ClipText(text, rest["visual_projection.weight"].shape[1])
+    with torch.no_grad():
+        clip.visual_projection.weight.copy_(rest["visual_projection.weight"])
+        clip.logit_scale.copy_(rest["logit_scale"])
+    return clip.eval()

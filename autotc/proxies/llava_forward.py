@@ -5,6 +5,8 @@ Shapes as in ``forward``; the tower's rows are the CLS row and N patches, S = 1 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +38,7 @@ def clip_block(x: Tensor, bias: Tensor | None, heads: int, *w: Tensor, dtype: to
     return x + linear(h * torch.sigmoid(1.702 * h), w[14], w[15]).float()
 
 
-def block_weights(block: torch.nn.Module) -> list[Tensor]:
+def block_weights(block: Any) -> list[Tensor]:
     """Return the weights of a Hugging Face CLIP block in the order of ``clip_block``."""
     a = block.self_attn
     parts = [a.q_proj, a.k_proj, a.v_proj]
@@ -77,15 +79,18 @@ class LlavaForward(Forward):
         x = x + self._places(rows, cols)
         return layer_norm(x, self.tower.pre_layrnorm.weight, self.tower.pre_layrnorm.bias)
 
-    def states(self, images: Tensor, last: bool = True) -> tuple[Tensor, Tensor]:
-        """Return the rows (B, S, D) entering the last block and leaving it (without ``last`` the same)."""
-        x = self.embed_image(images)
-        *blocks, final = self.tower.encoder.layers
-        for block in blocks:
-            x = self.block(block, x)
-        return x, self.block(final, x) if last else x
+    def states(self, images: Tensor, last: bool = True) -> list[Tensor]:
+        """Return the rows (B, S, D) entering each block, and leaving the last one unless it is not run.
 
-    def block(self, block: torch.nn.Module, x: Tensor) -> Tensor:
+        The last entry but one, without ``last`` the last, is what LLaVA reads.
+        """
+        states = [self.embed_image(images)]
+        blocks = self.tower.encoder.layers
+        for block in blocks if last else blocks[:-1]:
+            states.append(self.block(block, states[-1]))
+        return states
+
+    def block(self, block: Any, x: Tensor) -> Tensor:
         """Run one block of the tower on x (B, S, D)."""
         heads = self.tower.config.num_attention_heads
         return self.clip_block(x, None, heads, *block_weights(block), dtype=self.dtype)
@@ -99,7 +104,7 @@ class LlavaForward(Forward):
     def see(self, images: Tensor) -> Tensor:
         """Return the visual tokens (B, N, D), in raster order; the tower gets no gradient."""
         with torch.no_grad():
-            features, _ = self.states(images, last=False)
+            features = self.states(images, last=False)[-1]
         return self.project(features[:, 1:])
 
     def clip_rows(self, clip: ClipText, rows: Tensor) -> Tensor:

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from autotc.proxies import data
+from autotc.proxies import captions, data
 from autotc.proxies import vocabulary as v
 from autotc.proxies.forward import FIRST, Forward, linear, rms_norm, rotate, tower_block
+from autotc.proxies.llava import ClipText
+from autotc.proxies.llava_forward import LlavaForward
 from autotc.proxies.model import CELL, MERGE, WINDOW
+from autotc.proxies.watch_clip import cls_attention
 from autotc.tasks import scenes
 
 
@@ -26,8 +29,8 @@ class Samples:
     """n single questions about n images of one size, on what the tower sees in them.
 
     ``tokens``, ``targets`` (n, 1, T) as in ``data.Batch``; ``asked`` (n,) index of the last prompt
-    token; ``visual`` (n, N, D); ``received`` (n, N) attention received in the tower's last full
-    block; ``entering`` caches the states that enter a decoder layer with all tokens present.
+    token; ``visual`` (n, N, D); ``scores`` (n, N) by name, what the tower thinks of each token;
+    ``entering`` caches the states that enter a decoder layer with all tokens present.
     """
 
     seeds: list[int]
@@ -36,17 +39,27 @@ class Samples:
     asked: Tensor
     rows: int
     visual: Tensor
-    received: Tensor
+    scores: dict[str, Tensor]
     entering: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-class Watching(Forward):
-    """A forward that also tells the attention received in the last full block of the tower."""
+class WatchingQwen(Forward):
+    """Tells the attention received in the last full block of the tower."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(model, dtype)
         self.tower_block = self._watch
         self.received = torch.empty(0)
+
+    def look(self, images: Tensor, questions: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the visual tokens (B, N, D) of images and the tower's scores (B, N) by name."""
+        visual = self.see(images)
+        rows = images.shape[1] // CELL
+        # Patches in window order -> visual tokens in raster order, as in ``Forward.see``.
+        wide = -(-rows // WINDOW)
+        got = self.received.view(-1, wide, wide, WINDOW, WINDOW, MERGE * MERGE).mean(-1)
+        got = got.transpose(2, 3).reshape(-1, wide * WINDOW, wide * WINDOW)[:, :rows, :rows]
+        return visual, {"vit_attention": got.flatten(1)}
 
     def _watch(
         self,
@@ -70,15 +83,46 @@ class Watching(Forward):
         return tower_block(x, cos, sin, bias, heads, *w, dtype=dtype)
 
 
+class WatchingLlava(LlavaForward):
+    """Tells the CLS row's attention and how CLIP's patches answer the question."""
+
+    def __init__(
+        self, model: LlavaForConditionalGeneration, clip: ClipText, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(model, dtype)
+        self.clip = clip
+
+    def look(self, images: Tensor, questions: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the visual tokens (B, N, D) of images and the tower's scores (B, N) by name."""
+        states = self.states(images)
+        blocks = self.tower.encoder.layers
+        ids = torch.tensor([captions.ids(question, captions.SHORT) for question in questions])
+        texts = self.clip_texts(self.clip, ids)
+        patches = self.clip_rows(self.clip, states[-1][:, 1:])
+        return self.project(states[-2][:, 1:]), {
+            "cls_attention": cls_attention(blocks[-2], states[-3]),
+            "cls_last_block": cls_attention(blocks[-1], states[-2]),
+            "clip_text": -torch.einsum("bnp,bp->bn", patches, texts),  # the sign is turned, see `llava`
+        }
+
+
+Watching = WatchingQwen | WatchingLlava
+
+
 def collect(
-    forward: Watching, seeds: list[tuple[int, int]], size: int, canvas: int, batch: int = 25
+    forward: Watching,
+    seeds: list[tuple[int, int]],
+    size: int,
+    canvas: int,
+    objects: tuple[int, int] | None = None,
+    batch: int = 25,
 ) -> Samples:
     """Ask one question of a given group about each scene, (seed, group index) pairs."""
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, len(seeds), batch):
-        images, tokens, targets, asked = [], [], [], []
+        images, tokens, targets, asked, texts = [], [], [], [], []
         for seed, group in seeds[start : start + batch]:
-            scene, question = ask(seed, group, size, canvas)
+            scene, question = ask(seed, group, size, canvas, objects)
             prompt = v.encode(f"{question.text} {v.SUFFIX}")
             answer = v.encode(question.answer)
             row = prompt + answer
@@ -87,15 +131,11 @@ def collect(
             targets.append(goal + [data.IGNORE] * (data.BLOCK - len(goal)))
             asked.append(len(prompt) - 1)
             images.append(scene.image)
-        visual = forward.see(torch.from_numpy(np.stack(images)))
-        rows = size // CELL
-        # Patches in window order -> visual tokens in raster order, as in ``Forward.see``.
-        wide = -(-rows // WINDOW)
-        got = forward.received.view(-1, wide, wide, WINDOW, WINDOW, MERGE * MERGE).mean(-1)
-        got = got.transpose(2, 3).reshape(-1, wide * WINDOW, wide * WINDOW)[:, :rows, :rows]
+            texts.append(question.text)
+        visual, scores = forward.look(torch.from_numpy(np.stack(images)), texts)
         ids = [torch.tensor(part) for part in (tokens, targets, asked)]
-        parts.append((*ids, visual, got.flatten(1)))
-    tokens_, targets_, asked_, visual, received = map(torch.cat, zip(*parts, strict=True))
+        parts.append((*ids, visual, *scores.values()))
+    tokens_, targets_, asked_, visual, *found = map(torch.cat, zip(*parts, strict=True))
     return Samples(
         [seed for seed, _ in seeds],
         tokens_[:, None],
@@ -103,24 +143,28 @@ def collect(
         asked_,
         size // CELL,
         visual,
-        received,
+        dict(zip(scores, found, strict=True)),
     )
 
 
-def ask(seed: int, group: int, size: int, canvas: int) -> tuple[scenes.Scene, scenes.Question]:
+def ask(
+    seed: int, group: int, size: int, canvas: int, objects: tuple[int, int] | None = None
+) -> tuple[scenes.Scene, scenes.Question]:
     """Return a scene and its first question of a group, which must exist."""
-    scene = scenes.draw_scene(seed, digits="test", size=size, canvas=canvas, questions=99)
+    scene = scenes.draw_scene(seed, digits="test", size=size, canvas=canvas, objects=objects, questions=99)
     name = scenes.GROUPS[group]
     return scene, next(q for q in scene.questions if q.group == name)
 
 
-def choose_seeds(n: int, first: int, canvas: int = 168) -> list[tuple[int, int]]:
+def choose_seeds(
+    n: int, first: int, canvas: int = 168, objects: tuple[int, int] | None = None
+) -> list[tuple[int, int]]:
     """Return n (seed, group) pairs, groups in rotation, each seed used once at most."""
     chosen: list[tuple[int, int]] = []
     seed = first
     while len(chosen) < n:
         group = len(chosen) % len(scenes.GROUPS)
-        scene = scenes.draw_scene(seed, digits="test", size=canvas, questions=99)
+        scene = scenes.draw_scene(seed, digits="test", size=canvas, objects=objects, questions=99)
         if any(q.group == scenes.GROUPS[group] for q in scene.questions):
             chosen.append((seed, group))
         seed += 1
@@ -155,17 +199,17 @@ def prompt_attention(forward: Forward, samples: Samples, layer: int) -> Tensor:
     """Attention of the last prompt token to the visual ones in a layer, mean of heads, (n, N)."""
     x, y = samples.entering[layer]
     module = forward.text.layers[layer]
-    a = module.self_attn
+    a, config = module.self_attn, forward.text.config
     n, p, _ = x.shape
     size = a.head_dim
     cos, sin, cos_y, sin_y = forward.text_tables(
         samples.rows, samples.visual.shape[1] // samples.rows, data.BLOCK
     )
     both = rms_norm(torch.cat((x, y[:, 0]), 1), module.input_layernorm.weight)
-    k = linear(both, a.k_proj.weight, a.k_proj.bias).view(n, -1, a.num_key_value_heads, size)
+    k = linear(both, a.k_proj.weight, a.k_proj.bias).view(n, -1, config.num_key_value_heads, size)
     k = rotate(k.transpose(1, 2), torch.cat((cos, cos_y)), torch.cat((sin, sin_y)))
     k = k.repeat_interleave(a.num_key_value_groups, 1)
-    q = linear(both, a.q_proj.weight, a.q_proj.bias).view(n, -1, a.num_heads, size)
+    q = linear(both, a.q_proj.weight, a.q_proj.bias).view(n, -1, config.num_attention_heads, size)
     q = q[torch.arange(n), p + samples.asked].unsqueeze(2)  # (n, heads, 1, size)
     q = rotate(q, cos_y[samples.asked][:, None, None], sin_y[samples.asked][:, None, None])
     scores = (q @ k.transpose(-1, -2))[:, :, 0] * size**-0.5

@@ -70,12 +70,11 @@ class LlavaTrainer(Runner):
         dtype = torch.bfloat16 if options.compile else torch.float32
         self.forward = LlavaForward(self.model, dtype, compiled=options.compile)
         self.plain = LlavaForward(self.model, dtype)  # for looks, whose batches are of other sizes
-        config = self.model.config
-        self.dense = nn.Linear(config.vision_config.hidden_size, sum(data.DENSE) + 2).to(options.device)
+        inner: Any = self.model.model
+        self.dense = nn.Linear(inner.vision_tower.config.hidden_size, sum(data.DENSE) + 2).to(options.device)
         self.place = nn.ModuleList(
-            nn.Linear(config.text_config.hidden_size, 2) for _ in LlavaForward.middle
+            nn.Linear(inner.language_model.config.hidden_size, 2) for _ in LlavaForward.middle
         ).to(options.device)
-        inner = self.model.model
         blocks = [inner.vision_tower.encoder, inner.language_model.layers, inner.multi_modal_projector]
         matrices = matrices_of([*blocks, self.clip.model.text_model.encoder])
         parts = {"model": self.model, "clip": self.clip, "dense": self.dense, "place": self.place}
@@ -102,7 +101,7 @@ class LlavaTrainer(Runner):
         """Return the loss of CLIP and of the patches' own detail, and its parts."""
         batch = data.pack(drawn).to(self.options.device)
         texts = captions.write(drawn, seed).to(self.options.device)
-        before, after = self.forward.states(batch.images)
+        *_, before, after = self.forward.states(batch.images)
         rows = self.forward.clip_rows(self.clip, after)
         said = self.forward.clip_texts(self.clip, torch.cat((texts.captions, texts.wrong)))
         phrases = self.forward.clip_texts(self.clip, texts.phrases)

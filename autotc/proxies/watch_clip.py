@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ class Watch:
         """Look at some scenes; ``seed`` chooses what is said about them."""
         batch, texts = data.pack(drawn), captions.write(drawn, seed)
         device = self.clip.logit_scale.device
-        before, after = self.forward.states(batch.images.to(device))
+        *_, entering, before, after = self.forward.states(batch.images.to(device))
         rows = self.forward.clip_rows(self.clip, after).cpu()
         said = torch.cat((texts.captions, texts.wrong)).to(device)
         said = self.forward.clip_texts(self.clip, said).cpu()
@@ -58,18 +60,10 @@ class Watch:
         covered = torch.stack([on_things(scene) for scene in drawn])
         self._count("on_things", covered)
         *_, second, last = self.forward.tower.encoder.layers
-        entering = self.entering_second_last(batch.images.to(device))
         for name, block, x in (("cls_feature", second, entering), ("cls_last", last, before)):
             top = cls_attention(block, x).cpu().topk(TOP, -1).indices
             self._count(name, covered.gather(1, top))
         self._phrases(drawn, seed, rows[:, 1:])
-
-    def entering_second_last(self, images: Tensor) -> Tensor:
-        """Return the rows (B, S, D) that enter the block before the last."""
-        x = self.forward.embed_image(images)
-        for block in list(self.forward.tower.encoder.layers)[:-2]:
-            x = self.forward.block(block, x)
-        return x
 
     def _phrases(self, drawn: list[Scene], seed: int, patches: Tensor) -> None:
         for i, scene in enumerate(drawn):
@@ -107,7 +101,7 @@ class Watch:
         }
 
 
-def cls_attention(block: nn.Module, x: Tensor) -> Tensor:
+def cls_attention(block: Any, x: Tensor) -> Tensor:
     """Return the CLS row's attention to the patches, mean of heads, (B, N), of rows x (B, S, D)."""
     a = block.self_attn
     h = layer_norm(x, block.layer_norm1.weight, block.layer_norm1.bias)
