@@ -20,21 +20,25 @@ Grid = tuple[int, int, int]
 class Images:
     """The visual tokens of a prefill, one row an image, padded on the right.
 
+    Where an image becomes tiles of any resolution a row is one of its views (`autotc._views`).
+
     Args:
-        sample: (I,) int64, the prompt of each image.
-        ordinal: (I,) int64, which image of its prompt it is.
-        end: (I,) int64, prompt column of the image's last placeholder.
+        sample: (I,) int64, the prompt of each row.
+        ordinal: (I,) int64, which row of its prompt it is.
+        group: (I,) int64, the image: rows of one image have the same number, counted over all prompts.
+        end: (I,) int64, prompt column of the row's last placeholder.
         place: (I, N) int64, where each token stands in the current sequence.
         valid: (I, N) bool.
-        source: (I, N) int64, the token's index in its image.
+        source: (I, N) int64, the token's index in its row.
         size: (I, N) float, how many originals it stands for.
-        original: tokens of each image before any stage, an `input` stage included; budgets are fractions of
+        original: tokens of each row before any stage, an `input` stage included; budgets are fractions of
             it.
-        grids: (t, h, w) of each image as it entered the tower.
+        grids: (t, h, w) of each row as it entered the tower, or of the view.
     """
 
     sample: Tensor
     ordinal: Tensor
+    group: Tensor
     end: Tensor
     place: Tensor
     valid: Tensor
@@ -50,6 +54,12 @@ class Images:
     def rows(self) -> Tensor:
         """(I, N) the prompt of each token, for indexing together with `place`."""
         return self.sample[:, None].expand_as(self.place)
+
+    @property
+    def picture(self) -> Tensor:
+        """(I,) which image of its prompt a row belongs to."""
+        first = torch.arange(len(self), device=self.group.device) - self.ordinal
+        return self.group - self.group[first]
 
     def take(self, sequence: Tensor) -> Tensor:
         """Return the visual tokens (I, N, D) of a sequence (B, S, D); padding is zero."""
@@ -154,9 +164,10 @@ def read_prompt(
     image_token: int,
     grids: Sequence[Grid],
     original: Sequence[int] | None,
+    groups: Sequence[int] | None = None,
 ) -> Layout:
-    """Return the layout of whole prompts: placeholders in (batch, column) order belong to the images in
-    order.
+    """Return the layout of whole prompts: placeholders in (batch, column) order belong to the images, or
+    to their views, in order; rows with the same number in `groups` are views of one image.
     """
     b, n = input_ids.shape
     device = input_ids.device
@@ -175,10 +186,17 @@ def read_prompt(
     ordinal = torch.zeros_like(sample)
     for i in range(1, len(sample)):
         ordinal[i] = torch.where(sample[i] == sample[i - 1], ordinal[i - 1] + 1, 0)
+    group = torch.arange(len(sample), device=device)
+    if groups is not None and groups:
+        number = torch.tensor(groups, device=device)
+        # beams repeat the images of a prompt: the same number in another prompt is another image
+        other = (number.diff() != 0) | (sample.diff() != 0)
+        group = torch.nn.functional.pad(other.long().cumsum(0), (1, 0))
     inside = inside.to(device)
     images = Images(
         sample=sample,
         ordinal=ordinal,
+        group=group,
         end=place.amax(1) if most else sample,
         place=place,
         valid=inside,

@@ -98,6 +98,9 @@ class Signals(Mapping[str, Tensor]):
 class TokenView:
     """What a reducer sees: one row an image (an image of a sample; several images are several rows).
 
+    On models of any resolution a row is a view of an image: the base view, or the map of its crops, whose last
+    column are newline embeddings (signals of the tower are zero there). `group` links the rows of one image.
+
     Args:
         x: (B, N, D) visual tokens.
         valid: (B, N) bool, real tokens; padding is on the right.
@@ -110,6 +113,7 @@ class TokenView:
         text_valid: (B, T) bool, real text tokens behind the image, where a text signal is declared.
         prefix: rows of the block before the patches (1 where a tower has a CLS row); they are not part of x.
         ids: (B,) int64, a number of the example, for reducers that draw at random.
+        group: (B,) int64, rows with the same number belong to one image; by default every row its own.
     """
 
     x: Tensor
@@ -123,6 +127,7 @@ class TokenView:
     text_valid: Tensor | None = None
     prefix: int = 0
     ids: Tensor = None  # type: ignore[assignment]
+    group: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         b, n = self.x.shape[:2]
@@ -140,11 +145,27 @@ class TokenView:
             self.grids = [(1, side, side) if side * side == n else (1, 1, n)] * b
         if self.ids is None:
             self.ids = torch.zeros(b, dtype=torch.long, device=device)
+        if self.group is None:
+            self.group = torch.arange(b, device=device)
 
     @property
     def counts(self) -> Tensor:
         """(B,) int64, the number of real tokens of each row."""
         return self.valid.sum(1)
+
+
+def text_space(view: TokenView) -> tuple[Tensor, Tensor, Tensor]:
+    """Return image and text in one space: CLIP's where a text encoder is at hand, else the language model's.
+
+    Returns:
+        (B, N, E) tokens, (B, T, E) text rows and (B, T) bool, which of those are real.
+    """
+    if "clip_text" in view.signals:
+        text = view.signals["clip_text"][:, None]
+        return view.signals["clip_patches"], text, text.new_ones(text.shape[:2], dtype=torch.bool)
+    text = view.signals["text_embeds"]
+    real = view.text_valid
+    return view.x, text, text.new_ones(text.shape[:2], dtype=torch.bool) if real is None else real
 
 
 Budget = int | Tensor
@@ -249,6 +270,7 @@ class Reducer:
     adaptive: ClassVar[bool] = False
     stateful: ClassVar[bool] = False  # also observes the layers between its stages
     observes: ClassVar[int] = 0  # and so many layers before its first one
+    joint: ClassVar[bool] = False  # may move budget between the rows of a group; the group's sum holds
     withdraws: ClassVar[bool] = False  # keeps nothing: its stages have keep 0
     size_bias: ClassVar[bool] = False
     where: ClassVar[Literal["block", "after_attention"]] = "block"
@@ -316,6 +338,12 @@ def resolve_needs(cls: type[Reducer], available: Container[str]) -> tuple[tuple[
         else:
             found.append(other)
     return tuple(dict.fromkeys(found)), tuple(missing)
+
+
+def fidelity_on(cls: type[Reducer], available: Container[str]) -> str:
+    """Return how true a reducer is where only `available` signals exist: adapted where it needs a substitute."""
+    replaced = any(need not in available and need in cls.instead for need in cls.needs)
+    return "adapted" if replaced and cls.fidelity == "faithful" else cls.fidelity
 
 
 reducers: Registry[Reducer] = Registry("autotc.reducers", Reducer, "reducer")
