@@ -21,6 +21,27 @@ PUBLISHED = {
     ("sparsevlm_plus", "sparsevlm_plus"): [(3, 300), (7, 200), (16, 118)],
     ("tokencarve", "tokencarve"): [(2, 192)],
     ("adaptprune", "adaptprune"): [(2, 57)],
+    ("v2drop", "v2drop"): [(3, 288), (17, 144), (22, 1)],
+    ("feather", "feather"): [(8, 218), (16, 20)],
+    ("transprune", "transprune"): [(7, 504), (9, 360), (12, 72)],
+    ("adaptinfer", "adaptinfer"): [(2, 290), (11, 72), (21, 18)],
+    ("adaptinfer", "adaptinfer-64"): [(2, 133), (11, 27), (21, 3)],
+    ("adaptinfer", "adaptinfer-48"): [(2, 80), (11, 24), (21, 2)],
+    ("adaptinfer", "adaptinfer-32"): [(2, 40), (11, 12), (21, 0)],
+    ("pact", "pact"): [(4, 165)],
+    ("aim_prune", "aim-whole"): [
+        (None, 72),
+        *zip(range(14, 22), (63, 54, 45, 36, 27, 18, 9, 0), strict=True),
+    ],
+    ("fitprune", "fitprune"): [
+        *zip(range(1, 9), (562, 529, 440, 404, 368, 348, 293, 272), strict=True),
+        *zip(range(9, 17), (254, 250, 243, 238, 236, 231, 224, 220), strict=True),
+        *zip(range(17, 25), (194, 189, 178, 154, 150, 132, 130, 129), strict=True),
+        (27, 128),
+        (29, 127),
+    ],
+    ("topv", "topv"): [(2, 288)],
+    ("greedyprune", "greedyprune"): [(2, 288)],
     ("divprune", "divprune"): [(None, 56)],
     ("fastervlm", "fastervlm"): [(None, 58)],
     ("visionzip", "visionzip"): [(None, 64)],
@@ -75,3 +96,12 @@ def test_withdrawal_of_a_larger_model_is_deeper() -> None:
     recipe = reducers.get("withdraw").presets[0]
     deep = replace(LLAVA, decoder=replace(LLAVA.decoder, layers=40))
     assert [stage.layer for stage in recipe.stages(deep)] == [(20, 40)]
+
+
+@pytest.mark.parametrize("name", ["fastv", "dart", "tokencarve", "adaptprune", "topv", "greedyprune"])
+@pytest.mark.parametrize("layers", [24, 28, 32, 36, 40])
+def test_early_cuts_stand_before_the_same_layer_of_every_model(name: str, layers: int) -> None:
+    model = replace(LLAVA, decoder=replace(LLAVA.decoder, layers=layers))
+    cls = reducers.get(name)
+    found = preset_policy(cls, cls.presets[0], model, PROFILES["vqa"], 1e9, positions=("original", "compact"))
+    assert found is not None and [stage.layer for stage in found.stages] == [2]
