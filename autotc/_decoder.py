@@ -55,6 +55,7 @@ class Decoder:
         self.run: Run | None = None
         self.replay: Mapping[int, Assignment | None] | None = None
         self.ids: Tensor | None = None
+        self.processor: Any = None  # with a text encoder, where CLIP signals are wanted
         self.announce: Callable[[Tensor, Tensor | None], None] = lambda ids, mask: None
         self._call: dict[str, Any] | None = None
         self._pending: Run | None = None
@@ -197,7 +198,8 @@ class Decoder:
         prompt_length = (
             before.input_ids.shape[1] if before is not None and replay is not self.replay else ids.shape[1]
         )
-        layout = read_prompt(ids, mask, self.adapter.image_token, grids, original)
+        groups = None if tower.groups is None else [tower.groups[i] for i in order]
+        layout = read_prompt(ids, mask, self.adapter.image_token, grids, original, groups)
         positions = kwargs.get("position_ids")
         run = new_run(ids[:, :prompt_length], layout, embeds, positions, Ledger(replay), torch.tensor(order))
         run.calls = ids.shape[1]
@@ -222,7 +224,7 @@ class Decoder:
         if step is not None:
             signals = entry_signals(step.needs, layout, embeds)
             if tower is not None:
-                signals |= tower_signals(step.needs, layout, tower, run.images)
+                signals |= self._vision_signals(step, layout, tower, run)
             assignment = run.ledger.decide(
                 step, self._view(step, embeds, layout, run, signals), layout.images.original
             )
@@ -323,8 +325,22 @@ class Decoder:
             )
             signals |= entry_signals(step.needs, run.prompt, run.embeds)
             if self.tower.run is not None:
-                signals |= tower_signals(step.needs, layout, self.tower.run, run.images)
+                signals |= self._vision_signals(step, layout, self.tower.run, run)
         return self._view(step, hidden, layout, run, signals)
+
+    def _vision_signals(self, step: Step, layout: Layout, tower: TowerRun, run: Run) -> dict[str, Tensor]:
+        """Return what the vision side and its text encoder say about the tokens left."""
+        signals = tower_signals(step.needs, layout, tower, run.images)
+        encoder = getattr(self.processor, "text_encoder", None)
+        if encoder is not None and "clip_text" in step.needs:
+            rows, real = run.prompt.text_rows()
+            ids = run.input_ids[run.prompt.images.sample[:, None], rows]
+            behind = [row[valid].tolist() for row, valid in zip(ids, real, strict=True)]
+            signals["clip_text"] = encoder.texts(self.processor.questions(behind))
+        if encoder is not None and "clip_patches" in step.needs:
+            features = tower_signals(["features"], layout, tower, run.images)["features"]
+            signals["clip_patches"] = encoder.patches(self.adapter.tower_norm, features)
+        return signals
 
     def _rope(
         self, run: Run, layout: Layout, hidden: Tensor, kwargs: dict[str, Any]
@@ -345,11 +361,12 @@ class Decoder:
 
     def _view(self, step: Step, x: Tensor, layout: Layout, run: Run, signals: dict[str, Tensor]) -> TokenView:
         images = layout.images
-        text = {n for n in step.needs if n.startswith("text_")}
+        text = {n for n in step.needs if "text_" in n}
         return TokenView(
             x=images.take(x),
             valid=images.valid,
-            image=images.ordinal[:, None].expand_as(images.place),
+            image=images.picture[:, None].expand_as(images.place),
+            group=images.group,
             grids=images.grids,
             source=images.source,
             size=images.size,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from autotc._decoder import Decoder
 from autotc._layout import Layout
 from autotc._run import ATTACHED, Run, new_run, take_deep
-from autotc._signals import BEFORE, Tapped
+from autotc._signals import BEFORE, COMMON, Tapped
 from autotc._stages import Ledger, Plan, Step, first_observed
 from autotc._tap import Tap, Watcher
-from autotc._tower import COMMON, Tower, TowerRun
+from autotc._tower import Tower, TowerRun
 from autotc.adapter import adapter_for
 from autotc.assignment import Assignment
 from autotc.policy import ModelRef, Policy
@@ -194,6 +194,44 @@ def capture(
         tower=tower,
         images=run.images,
     )
+
+
+class _TowerDone(Exception):
+    """Ends a call of the model where the language model would begin."""
+
+
+@torch.no_grad()
+def look_again(model: nn.Module, prefix: Prefix, inputs: Mapping[str, Any], signals: Collection[str]) -> None:
+    """Add vision signals to a prefix that was captured without them: the tower runs once more.
+
+    Args:
+        model: with no policy attached.
+        prefix: of these inputs.
+        inputs: as given to `capture`.
+        signals: names of `autotc.reducer.SIGNALS`.
+    """
+    adapter = adapter_for(model)
+    recorder = _Recorder(model, tuple(signals))
+    recorder.tower.given, recorder.tower.resized = prefix.tower.original, prefix.tower.original is not None
+
+    def stop(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        raise _TowerDone
+
+    handles = [
+        *recorder.tower.attach(),
+        adapter.text.register_forward_pre_hook(stop, with_kwargs=True),
+    ]
+    tap = Tap(recorder.tower.watchers())
+    try:
+        _run_core(adapter, inputs)
+    except _TowerDone:
+        pass
+    finally:
+        tap.close()
+        for handle in handles:
+            handle.remove()
+    assert recorder.tower.run is not None
+    prefix.tower.signals.update(recorder.tower.run.signals)
 
 
 @torch.no_grad()

@@ -22,6 +22,31 @@ TAPPED = {"last_attention", "text_attention", "text_self_attention", "keys", "te
 WHOLE = {"peak_attention", "flow_attention"}  # need every query of the layer before
 BEFORE = WHOLE | {"hidden_before", "content_attention", "transition"}  # that layer has to run for them
 
+TOWER = {
+    "cls_attention": ("last", "cls"),
+    "received_attention": ("last", "received"),
+    "vision_keys": ("last", "keys"),
+    "features": ("last", "features"),
+    "cls_logits": ("last", "cls_logits"),
+    "vision_attention": ("last", "map"),
+    "first_cls_attention": ("first", "cls"),
+    "first_received_attention": ("first", "received"),
+    "early_cls_attention": ("early", "cls"),
+    "early_received_attention": ("early", "received"),
+    "middle_received_attention": ("middle", "received"),
+}
+"""Signals for the sites behind the tower: of which block, and what of it."""
+BLOCK = {
+    "block_cls_attention": "cls",
+    "block_received_attention": "received",
+    "block_keys": "keys",
+    "block_values": "values",
+    "block_value_attention": "value_row",
+    "block_logits": "logits",
+    "block_cls_logits": "logits_row",
+}
+COMMON = ("cls_attention", "received_attention", "vision_keys", "features")
+
 
 @dataclass(frozen=True)
 class Tapped:

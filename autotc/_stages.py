@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autotc._signals import TOWER
 from autotc.assignment import Assignment
 from autotc.policy import Policy, Stage
 from autotc.reducer import SIGNALS, Reducer, TokenView, make_reducer, resolve_needs
@@ -62,6 +63,13 @@ class Plan:
             if later and not cuts_here and layer >= first_observed(mine[0]):
                 out.append(later[0])
         return tuple(out)
+
+    def tower_signals(self) -> set[str]:
+        """Return the signals of the vision side that the sites behind it need."""
+        needs = self.needs("projector", "decoder")
+        return {name for name in needs if name in TOWER} | (
+            {"features"} if "clip_patches" in needs else set()
+        )
 
     def needs(self, *sites: str) -> set[str]:
         """Return the signals that the steps of some sites need."""

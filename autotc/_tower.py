@@ -9,9 +9,10 @@ Qwen).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -20,38 +21,26 @@ from torch.utils.hooks import RemovableHandle
 
 from autotc._grouped import Grouped
 from autotc._rows import Batched, Packed, TowerRows
-from autotc._signals import at_sources
+from autotc._signals import BLOCK, TOWER, at_sources
 from autotc._stages import Ledger, Plan, Step, first_observed
 from autotc._tap import Watcher, mean_attention, mean_logits, received_sum
+from autotc._tiles import in_views
 from autotc.adapter import Grid, ModelAdapter
 from autotc.assignment import Assignment
 from autotc.errors import UnsupportedError
 from autotc.reducer import Signals, TokenView
 
-TOWER = {
-    "cls_attention": ("last", "cls"),
-    "received_attention": ("last", "received"),
-    "vision_keys": ("last", "keys"),
-    "features": ("last", "features"),
-    "cls_logits": ("last", "cls_logits"),
-    "vision_attention": ("last", "map"),
-    "first_cls_attention": ("first", "cls"),
-    "first_received_attention": ("first", "received"),
-    "early_cls_attention": ("early", "cls"),
-    "early_received_attention": ("early", "received"),
-    "middle_received_attention": ("middle", "received"),
-}
-"""Signals for the sites behind the tower: of which block, and what of it."""
-BLOCK = {
-    "block_cls_attention": "cls",
-    "block_received_attention": "received",
-    "block_keys": "keys",
-    "block_values": "values",
-    "block_value_attention": "value_row",
-    "block_logits": "logits",
-    "block_cls_logits": "logits_row",
-}
-COMMON = ("cls_attention", "received_attention", "vision_keys", "features")
+
+class _Replaced(RemovableHandle):
+    """A method of one module, replaced until `remove`."""
+
+    def __init__(self, module: nn.Module, name: str, make: Callable[[Any], Any]) -> None:
+        super().__init__(OrderedDict())
+        self.module, self.name = module, name
+        setattr(module, name, make(getattr(module, name)))
+
+    def remove(self) -> None:
+        self.module.__dict__.pop(self.name, None)
 
 
 @dataclass
@@ -68,6 +57,7 @@ class TowerRun:
         bias: whether later blocks add the log of the sizes to their logits.
         cut: whether any token is gone.
         deep: what the projectors of DeepStack gave, (I, K, D) for the tokens left.
+        groups: the image of each row, where images become several tiles and rows are views (`autotc._views`).
     """
 
     grids: list[Grid]
@@ -79,6 +69,7 @@ class TowerRun:
     bias: bool = False
     cut: bool = False
     deep: list[Tensor] = field(default_factory=list)
+    groups: list[int] | None = None
 
     def alive(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return source, validity and size of the tokens left, (I, K) each."""
@@ -97,6 +88,8 @@ class Tower:
     def __init__(self, adapter: ModelAdapter, plan: Plan, signals: set[str]) -> None:
         self.adapter, self.plan = adapter, plan
         self.wanted = signals & set(TOWER)
+        if "clip_patches" in signals:
+            self.wanted.add("features")
         self.run: TowerRun | None = None
         self.replay: Mapping[int, Assignment | None] | None = None
         self.ids: Tensor | None = None
@@ -150,6 +143,8 @@ class Tower:
     def attach(self) -> list[RemovableHandle]:
         """Register the hooks and return their handles."""
         hooks = [self.adapter.tower.register_forward_pre_hook(self._enter, with_kwargs=True)]
+        if type(self.adapter).views is not ModelAdapter.views:
+            hooks.append(_Replaced(self.adapter.core, "get_image_features", self._with_views))
         steps = self.plan.of("vision")
         if steps or "features" in self.wanted:
             hooks.append(self.adapter.projector.register_forward_pre_hook(self._before_projector))
@@ -184,6 +179,20 @@ class Tower:
 
     # one call -----------------------------------------------------------------------------------------------
 
+    def _with_views(self, features: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the model's own function behind which the rows are views, where images become several tiles."""
+        signature = inspect.signature(features)
+
+        @wraps(features)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            out = features(*args, **kwargs)
+            views = self.adapter.views(signature.bind(*args, **kwargs).arguments)
+            if views is not None and self.run is not None:
+                self.run = in_views(self.run, views)
+            return out
+
+        return wrapped
+
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         grids = self.adapter.tower_grids(args, kwargs)
         device = next(module.parameters()).device
@@ -198,7 +207,7 @@ class Tower:
         rows: TowerRows
         if prefix and members > 1:
             rows = Grouped(counts, prefix, self.adapter.token_rows(grids[0], device), device)
-        elif prefix:
+        elif prefix or self.adapter.block_masks:
             rows = Batched(counts, prefix, device)
         else:
             rows = Packed(counts, members, self.adapter.tower_order(grids, device), device)

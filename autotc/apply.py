@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autotc._decoder import Decoder
 from autotc._inputs import WrappedProcessor
-from autotc._reuse import Prefilled, Prefix, capture, prefill, resume, score
+from autotc._reuse import Prefilled, Prefix, capture, look_again, prefill, resume, score
 from autotc._run import ATTACHED, check_cache
 from autotc._stages import Plan
 from autotc._tap import BASES, Tap, base_name
@@ -41,6 +41,8 @@ __all__ = [
     "capture",
     "check",
     "compress",
+    "look_again",
+    "plan_of",
     "prefill",
     "resume",
     "score",
@@ -112,6 +114,13 @@ def check(policy: Policy, anatomy: Anatomy) -> None:
             raise UnsupportedError(f"{where}.reducer: size bias is only supported at site 'vision'")
 
 
+def plan_of(policy: Policy, adapter: ModelAdapter, processor: Any = None) -> Plan:
+    """Return a policy's steps with the signals to compute; a processor may bring a text encoder."""
+    encoder = getattr(processor, "text_encoder", None)
+    absent = adapter.signals_absent
+    return Plan(policy, absent if encoder is not None else (*absent, *OF_TEXT_ENCODER))
+
+
 class Compression:
     """A policy attached to a model, until `remove` (or the end of the `with` block).
 
@@ -129,7 +138,7 @@ class Compression:
         self.anatomy = anatomy_of(model) if anatomy is None else anatomy
         check(policy, self.anatomy)
         _check_model(model, self.adapter)
-        plan = Plan(policy, (*self.adapter.signals_absent, *OF_TEXT_ENCODER))
+        plan = plan_of(policy, self.adapter, processor)
         if plan.of("input") and processor is None:
             raise UnsupportedError(
                 "compress: an 'input' stage resizes images before the model sees them: pass "
@@ -138,7 +147,7 @@ class Compression:
         self.tower = Tower(self.adapter, plan, plan.needs("projector", "decoder"))
         self.decoder = Decoder(self.adapter, plan, policy.positions == "compact", self.tower)
         self.plan = plan
-        self.processor = processor
+        self.processor = self.decoder.processor = processor
         self._handles: list[RemovableHandle] = []
         self._tap: Tap | None = None
         self._wrapped: WrappedProcessor | None = None

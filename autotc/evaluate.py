@@ -36,7 +36,17 @@ from autotc._references import NEW_TOKENS, References, known, state_of
 from autotc._score import Scores, score
 from autotc.adapter import adapter_for
 from autotc.adapter import anatomy as anatomy_of
-from autotc.apply import Compression, Prefilled, Prefix, capture, check, prefill, resume
+from autotc.apply import (
+    Compression,
+    Prefilled,
+    Prefix,
+    capture,
+    check,
+    look_again,
+    plan_of,
+    prefill,
+    resume,
+)
 from autotc.errors import DataError, UnsupportedError
 from autotc.policy import SITES, Number, Policy, Stage
 from autotc.processing import Processor, load_model
@@ -147,20 +157,25 @@ class Evaluator:
         resize = first if first.site == "input" else None
         resumable = self.reuse and all(stage.site != "vision" for stage in policy.stages)
         aware = any(reducers.get(stage.reducer).query_aware for stage in policy.stages)
+        plan = plan_of(policy, self.adapter, self.processor)
         out = []
         compression: Compression | None = None
         try:
             for batch in batches:
                 prefix = self._prefixes.get(self._key(batch, resize)) if resumable else None
                 inputs = None
-                if prefix is None:
+                unseen = set() if prefix is None else plan.tower_signals() - set(prefix.tower.signals)
+                if prefix is None or unseen:
                     if compression is not None:  # its hooks and its processor are not for what follows
                         compression.remove()
                         compression = None
-                    if resumable and self._comes_again(batch, resize):
+                    if resumable and prefix is None and self._comes_again(batch, resize):
                         prefix = self._capture(batch, resize)
-                    else:
+                        unseen = plan.tower_signals() - set(prefix.tower.signals)
+                    if prefix is None:
                         inputs = self._inputs(batch, resize)
+                    elif unseen:
+                        look_again(self.model, prefix, self._inputs(batch, resize).tensors, unseen)
                 if compression is None:
                     compression = Compression(self.model, policy, self.processor, self.anatomy)
                 compression.ids = batch.numbers

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from autotc.errors import DataError, ModelError
+from autotc.text_encoder import TextEncoder, load_text_encoder
 
 Pictures = Sequence[Image.Image]
 
@@ -29,13 +30,20 @@ class Processor:
         image_processor, tokenizer: as loaded by transformers. The tokenizer pads on the left from here on.
         config: the model's config; it names the placeholder token and what one image becomes.
         template: a chat template, if the tokenizer has none of its own.
+        text_encoder: the text half of the tower's CLIP model, where it is at hand.
     """
 
     def __init__(
-        self, image_processor: Any, tokenizer: Any, config: Any, template: str | None = None
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        config: Any,
+        template: str | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
         self.chat_template = getattr(tokenizer, "chat_template", None) or template
         self.image_token_id: int = _image_token_id(config)
         self.image_token: str = tokenizer.convert_ids_to_tokens(self.image_token_id)
@@ -146,6 +154,24 @@ class Processor:
         prompts = [self.prompt(q, len(mine)) for mine, q in zip(images, questions, strict=True)]
         return dict(self(images=list(images), text=prompts))
 
+    def questions(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the questions in the tokens that follow an image in prompts, without the template around them."""
+        marker = "?"
+        _, _, behind = self.prompt(marker).rpartition(self.image_token)
+        before, _, after = behind.partition(marker)
+        lead, tail = (
+            list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (before, after)
+        )
+        out = []
+        for row in ids:
+            left = list(row)
+            if lead and left[: len(lead)] == lead:
+                left = left[len(lead) :]
+            if tail and left[-len(tail) :] == tail:
+                left = left[: -len(tail)]
+            out.append(self.decode(left, skip_special_tokens=True).strip())
+        return out
+
     def answer_ids(self, answer: str, end: bool = True) -> list[int]:
         """Return an answer's tokens as the model writes them behind the prompt, with the end token if
         wanted.
@@ -212,7 +238,9 @@ def load_processor(folder: str | Path, config: Any = None) -> Processor:
                 f"{folder}: the {what} ({files}) cannot be loaded: {reason}. Save it into the folder with "
                 "save_pretrained"
             ) from error
-    return Processor(loaded[1], loaded[2], loaded[0], _template(folder))
+    with _quiet():
+        encoder = load_text_encoder(folder)
+    return Processor(loaded[1], loaded[2], loaded[0], _template(folder), encoder)
 
 
 def load_model(
@@ -242,7 +270,10 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder}: the weights cannot be loaded: {reason}") from error
-    return model.to(device).eval(), load_processor(folder, model.config)
+    processor = load_processor(folder, model.config)
+    if processor.text_encoder is not None:
+        processor.text_encoder.to(device)
+    return model.to(device).eval(), processor
 
 
 @contextmanager
