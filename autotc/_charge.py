@@ -17,7 +17,7 @@ from autotc._flops import (
     literature_flops,
     make_schedule,
 )
-from autotc.anatomy import Anatomy
+from autotc.anatomy import Anatomy, block_at
 from autotc.errors import PolicyError, SpecError, UnsupportedError
 from autotc.policy import Policy, Stage
 from autotc.workload import Request, Workload
@@ -101,9 +101,11 @@ def reducer_work(anatomy: Anatomy) -> Charge:
         width = v.width if stage.site in ("input", "vision") else d.width
         reducer = _reducer(stage.reducer, tuple(sorted(stage.params.items())))
         own = sum(reducer.flops(Shape(n, k, width, heads, head_dim, text)) for n, k in cut.rows)
-        if _reads_map(stage.reducer, v.prefix > 0):
-            inside = stage.layer if cuts_inside(stage) else (stage.layer or v.blocks_used) - 1
-            block = inside or 0
+        for place in _maps(stage.reducer, v.prefix > 0):
+            if place == "block":
+                block = (stage.layer or 0) - (not cuts_inside(stage))
+            else:
+                block = block_at(place, v.blocks, v.blocks_used, v.prefix > 0)
             own += 2.0 * plan.tiles * attention_pairs(anatomy, plan, block) * v.width
         return own
 
@@ -118,11 +120,15 @@ def _reducer(name: str, params: tuple[tuple[str, Any], ...] = ()) -> Reducer:
 
 
 @lru_cache(maxsize=1024)
-def _reads_map(name: str, has_cls: bool) -> bool:
-    """Whether a reducer makes the tower compute a whole attention map a second time."""
+def _maps(name: str, has_cls: bool) -> tuple[str, ...]:
+    """Return of which tower blocks a reducer makes the whole attention map be computed a second time."""
+    from autotc._signals import BLOCK, TOWER
+
     reducer = _reducer(name)
-    names = (n if has_cls or "cls" not in n else reducer.instead.get(n, n) for n in reducer.needs)
-    return any(n.endswith("received_attention") for n in names)
+    names = {n if has_cls or "cls" not in n else reducer.instead.get(n, n) for n in reducer.needs}
+    behind = {TOWER[n][0] for n in names if n in TOWER and TOWER[n][1] in ("received", "map")}
+    inside = any(BLOCK[n] in ("received", "logits") for n in names if n in BLOCK)
+    return (*sorted(behind), *(["block"] if inside else []))
 
 
 def checked(convention: str) -> str:

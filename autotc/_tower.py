@@ -26,6 +26,7 @@ from autotc._stages import Ledger, Plan, Step, first_observed
 from autotc._tap import Watcher, mean_attention, mean_logits, received_sum
 from autotc._tiles import in_views
 from autotc.adapter import Grid, ModelAdapter
+from autotc.anatomy import block_at
 from autotc.assignment import Assignment
 from autotc.errors import UnsupportedError
 from autotc.reducer import Signals, TokenView
@@ -120,10 +121,8 @@ class Tower:
 
     def depth(self, place: str) -> int:
         """Return the block that a signal of the sites behind the tower comes from."""
-        total = len(self.adapter.blocks)
-        middle = total * 3 // 8 if self.adapter.tower_prefix else total // 2
-        found = {"first": 0, "early": total // 4 - 1, "middle": middle - 1, "last": total}[place]
-        return max(0, min(found, self.adapter.blocks_used - 1))
+        adapter = self.adapter
+        return block_at(place, len(adapter.blocks), adapter.blocks_used, adapter.tower_prefix > 0)
 
     def _watched(self, step: Step) -> range:
         """The blocks whose attention a step sees: that of its cut, before it those that a stateful reducer
