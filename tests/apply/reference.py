@@ -112,11 +112,17 @@ def masked(
 @contextmanager
 def _masked_tower(model: Any, policy: Policy, kept: Kept) -> Iterator[None]:
     stages = [(i, s) for i, s in enumerate(policy.stages) if s.site == "vision"]
-    clip = model.config.model_type == "llava"
-    blocks = model.model.vision_tower.encoder.layers if clip else model.model.visual.blocks
+    if not stages:
+        yield
+        return
+    clip, shuffled = model.config.model_type == "llava", model.config.model_type == "internvl"
+    if clip:
+        blocks = model.model.vision_tower.encoder.layers
+    else:
+        blocks = model.model.vision_tower.encoder.layer if shuffled else model.model.visual.blocks
     grids: list[Any] = []
     handles, changed = [], []
-    if not clip:
+    if not clip and not shuffled:
         handles.append(
             model.model.visual.register_forward_pre_hook(
                 lambda m, args, kwargs: grids.append(
@@ -144,6 +150,21 @@ def _masked_tower(model: Any, policy: Policy, kept: Kept) -> Iterator[None]:
                 }
 
             handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
+        elif shuffled:
+
+            def forward_shuffled(
+                hidden: Tensor, attention: Any = block.attention, stage: int = now[-1]
+            ) -> tuple[Tensor, None]:
+                mask = torch.zeros(len(hidden), hidden.shape[1], dtype=hidden.dtype)
+                repeats = len(hidden) // len(kept[stage])
+                members = square_rows(hidden.shape[1] - 1)
+                for image in range(len(hidden)):
+                    gone = sorted(set(range(len(members))) - set(kept[stage][image // repeats]))
+                    mask[image, 1 + members[gone].flatten()] = torch.finfo(hidden.dtype).min
+                return shuffled_attention(attention, hidden, mask), None
+
+            block.attention.forward = forward_shuffled
+            changed.append(block.attention)
         else:
 
             def forward(
@@ -166,6 +187,23 @@ def _masked_tower(model: Any, policy: Policy, kept: Kept) -> Iterator[None]:
             handle.remove()
         for module in changed:
             del module.forward
+
+
+def square_rows(patches: int) -> Tensor:
+    """For each token of an InternVL tile of so many patches, the rows of its four patches (CLS left out)."""
+    side = round(patches**0.5)
+    corners = [(2 * r, 2 * c) for r in range(side // 2) for c in range(side // 2)]
+    return torch.tensor([[(r + i) * side + c + j for i in (0, 1) for j in (0, 1)] for r, c in corners])
+
+
+def shuffled_attention(attention: Any, hidden: Tensor, bias: Tensor) -> Tensor:
+    """InternViT's attention with an explicit bias (I, S) of each key."""
+    q, k = attention.q_norm(attention.q_proj(hidden)), attention.k_norm(attention.k_proj(hidden))
+    q, k, v = (
+        t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, attention.v_proj(hidden))
+    )
+    weights = (q @ k.transpose(-1, -2) * attention.scale + bias[:, None, None]).softmax(-1)
+    return attention.projection_layer((weights @ v).transpose(1, 2).flatten(2))
 
 
 def tower_order(model: Any, grid_thw: Tensor) -> Tensor:

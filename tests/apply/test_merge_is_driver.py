@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from autotc.apply import Compression, compress, prefill
-from tests.apply import tiny
+from tests.apply import tiny, tiny_anyres
 from tests.apply.fake_reducers import fakes  # noqa: F401
-from tests.apply.reference import image_columns, last_residual, packed_attention, tower_order
+from tests.apply.reference import (
+    image_columns,
+    last_residual,
+    packed_attention,
+    shuffled_attention,
+    square_rows,
+    tower_order,
+)
 
 PLANS: dict[str, list[dict[str, Any]]] = {
     "projector": [{"site": "projector", "reducer": "merging", "keep": 0.5}],
@@ -45,6 +52,7 @@ class Driver:
         self.where = image_columns(inputs["input_ids"], model.config.image_token_id, counts)
         self.left = [list(range(n)) for n in counts]  # places (original indices) of each image's tokens
         self.sizes = [torch.ones(n) for n in counts]
+        self.deep: list[list[Tensor]] = []  # what is added behind the first layers, a level and image
 
     def matrix(self, stage: int, image: int) -> Tensor | None:
         """Return the (K, N) matrix of a stage for one image, and take over places and sizes."""
@@ -71,6 +79,11 @@ class Driver:
             self.left[i] = [self.left[i][a] for a in assignment.anchors[i, real].tolist()]
             self.sizes[i] = sizes[i, real]
 
+    def mix_deep(self, matrices: list[Tensor | None], level: int = 0) -> None:
+        """What is still to be added is merged with the weights of its tokens."""
+        for i in range(level, len(self.deep)):
+            self.deep[i] = [m.to(f) @ f for m, f in zip(matrices, self.deep[i], strict=True) if m is not None]
+
     def stages(self, site: str, layer: int | None = None) -> list[int]:
         found = enumerate(self.compression.policy.stages)
         return [i for i, s in found if s.site == site and (layer is None or s.layer == layer)]
@@ -79,7 +92,16 @@ class Driver:
 
     def features(self) -> list[Tensor]:
         """Return the projected tokens of each image, those left after the tower's stages."""
-        return self._clip() if self.model.config.model_type == "llava" else self._qwen()
+        own = {"llava": self._clip, "internvl": self._shuffled}
+        own |= dict.fromkeys(tiny_anyres.KINDS, self._packed)
+        return own.get(self.model.config.model_type, self._qwen)()
+
+    def _packed(self) -> list[Tensor]:
+        """The stock model's own packing, each image split into base view and map."""
+        names = ("pixel_values", "image_sizes", "batch_num_images")
+        found = self.model.model.get_image_features(**{k: v for k, v in self.inputs.items() if k in names})
+        base = (tiny_anyres.SIDE // tiny_anyres.PATCH) ** 2
+        return [view for image in found.pooler_output for view in (image[:base], image[base:])]
 
     def _clip(self) -> list[Tensor]:
         tower = self.model.model.vision_tower
@@ -102,6 +124,37 @@ class Driver:
                 biased |= self._biased(stage)
             images = [h + block.mlp(block.layer_norm2(h)) for h in half]
         return [self.model.model.multi_modal_projector(h[0, 1:]) for h in images]
+
+    def _shuffled(self) -> list[Tensor]:
+        tower = self.model.model.vision_tower
+        hidden = tower.embeddings(self.inputs["pixel_values"])
+        order = square_rows(hidden.shape[1] - 1).flatten()
+        # the rows of a token next to one another, CLS aside
+        images, biased = [(h[:1], h[1:][order].view(len(order) // 4, -1)) for h in hidden], False
+
+        def attend(block: Any, cls: Tensor, tokens: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+            rows = torch.cat([cls, tokens.view(-1, cls.shape[-1])])[None]
+            bias = torch.cat([torch.zeros(1), size.log().repeat_interleave(4)])[None].to(rows)
+            attended = shuffled_attention(block.attention, block.layernorm_before(rows), bias * biased)
+            rows = (rows + block.lambda_1 * attended)[0]
+            return rows[:1], rows[1:].view(tokens.shape)
+
+        def feed(block: Any, x: Tensor, width: int) -> Tensor:
+            rows = x.view(-1, width)
+            return (rows + block.lambda_2 * block.mlp(block.layernorm_after(rows))).view(x.shape)
+
+        for i, block in enumerate(tower.encoder.layer):
+            for stage in self.stages("vision", i) if not self._inside(i) else []:
+                images = [(cls, self.matrix(stage, n).to(x) @ x) for n, (cls, x) in enumerate(images)]
+                self.take(stage)
+            images = [attend(block, cls, x, s) for (cls, x), s in zip(images, self.sizes, strict=True)]
+            for stage in self.stages("vision", i) if self._inside(i) else []:
+                images = [(cls, self.matrix(stage, n).to(x) @ x) for n, (cls, x) in enumerate(images)]
+                self.take(stage)
+                biased |= self._biased(stage)
+            width = images[0][0].shape[1]
+            images = [(feed(block, cls, width), feed(block, x, width)) for cls, x in images]
+        return [self.model.model.multi_modal_projector(x) for _, x in images]
 
     def _prefixed(self, stage: int, image: int, hidden: Tensor) -> Tensor:
         dense = self.matrix(stage, image)
@@ -155,7 +208,13 @@ class Driver:
                 hidden, rows = self._cut(i, hidden, rows, owner, own)
                 biased |= any(self._biased(s) for s in stages)
             hidden = hidden + block.mlp(block.norm2(hidden))
-        out = tower.merger(hidden)
+            levels = getattr(tower, "deepstack_visual_indexes", ())
+            if i in levels:
+                out = tower.deepstack_merger_list[levels.index(i)](hidden)
+                self.deep.append(self._by_image(out, rows, owner, own))
+        return self._by_image(tower.merger(hidden), rows, owner, own)
+
+    def _by_image(self, out: Tensor, rows: list[int], owner: list[int], own: list[int]) -> list[Tensor]:
         table = {(owner[r], own[r]): out[n] for n, r in enumerate(rows)}
         return [torch.stack([table[i, s] for s in mine]) for i, mine in enumerate(self.left)]
 
@@ -170,6 +229,7 @@ class Driver:
             at = {(owner[r], own[r]): n for n, r in enumerate(rows)}
             before = [list(mine) for mine in self.left]
             matrices = [self.matrix(stage, i) for i in range(len(self.left))]
+            self.mix_deep(matrices)
             self.take(stage)
             new: dict[int, Tensor] = {}
             for i, mine in enumerate(self.left):
@@ -187,7 +247,9 @@ class Driver:
         features = self.features()
         projector = self.stages("projector")
         for stage in projector:
-            features = [self.matrix(stage, i).to(f) @ f for i, f in enumerate(features)]
+            matrices = [self.matrix(stage, i) for i in range(len(self.left))]
+            features = [m.to(f) @ f for m, f in zip(matrices, features, strict=True)]
+            self.mix_deep(matrices)
             self.take(stage)
         text = self.model.model.language_model
         ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
@@ -209,7 +271,7 @@ class Driver:
             prompts.append((rows, torch.stack(states)[None], self._positions(b)))
         for i, layer in enumerate(text.layers):
             for stage in self.stages("decoder", i):
-                prompts = self._cut_prompts(stage, prompts)
+                prompts = self._cut_prompts(stage, i, prompts)
             prompts = [
                 (
                     rows,
@@ -222,7 +284,19 @@ class Driver:
                 )
                 for rows, hidden, positions in prompts
             ]
+            if i < len(self.deep):
+                prompts = [
+                    (rows, hidden + self._added(i, rows, hidden), positions)
+                    for rows, hidden, positions in prompts
+                ]
         return torch.stack([hidden[0, -1] for _, hidden, _ in prompts])
+
+    def _added(self, level: int, rows: list[Any], hidden: Tensor) -> Tensor:
+        added = torch.zeros_like(hidden)
+        for n, (_, token) in enumerate(rows):
+            if token is not None:
+                added[0, n] = self.deep[level][token[0]][self.left[token[0]].index(token[1])]
+        return added
 
     def _positions(self, prompt: int) -> Tensor:
         ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"]
@@ -236,9 +310,10 @@ class Driver:
         )
         return found[:, prompt : prompt + 1]
 
-    def _cut_prompts(self, stage: int, prompts: list[Any]) -> list[Any]:
+    def _cut_prompts(self, stage: int, layer: int, prompts: list[Any]) -> list[Any]:
         before = [list(mine) for mine in self.left]
         matrices = [self.matrix(stage, i) for i in range(len(self.left))]
+        self.mix_deep(matrices, layer)
         self.take(stage)
         out = []
         for b, (rows, hidden, positions) in enumerate(prompts):
@@ -273,8 +348,7 @@ def biased_attention(attention: Any, hidden: Tensor, rope: Any, allowed: Tensor,
 
 
 @pytest.mark.usefixtures("fakes")
-@pytest.mark.parametrize("kind", tiny.KINDS)
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(("kind", "name"), tiny.cases(PLANS))
 def test_prefill_in_float64(kind: str, name: str) -> None:
     model = tiny.model(kind, torch.float64)
     inputs = tiny.batch(kind, torch.float64, several=True)

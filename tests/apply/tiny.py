@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlavaConfig,
     LlavaForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
-from autotc.adapter import anatomy
+from autotc.adapter import anatomy, family_of
+from autotc.anatomy import ImageRule
 from autotc.policy import ModelRef, Policy, Stage
+from tests.apply import tiny_anyres
 
-KINDS = ("qwen2_5_vl", "qwen2_vl", "llava")
+KINDS = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava", "internvl", *tiny_anyres.KINDS)
+FIXED = ("llava", "internvl")  # every image has 6 x 6 tokens, positions are plain
 LAYERS, BLOCKS, IMAGE, PAD, VOCAB = 6, 5, 3, 0, 64
 _TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -52,6 +61,29 @@ def model(kind: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
             image_seq_length=36,
         )
         cls: Any = LlavaForConditionalGeneration
+    elif kind == "internvl":
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": BLOCKS,
+            "num_attention_heads": 2,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "image_size": 48,
+            "patch_size": 4,
+            "initializer_range": 0.25,
+            "layer_scale_init_value": 0.7,
+        }
+        config = InternVLConfig(
+            vision_config=vision,
+            text_config={"model_type": "qwen3", "head_dim": 8, **_TEXT, **ids, "tie_word_embeddings": False},
+            image_token_id=IMAGE,
+            image_seq_length=36,
+            tie_word_embeddings=False,
+        )
+        cls = InternVLForConditionalGeneration
+    elif kind in tiny_anyres.KINDS:
+        config, cls = tiny_anyres.build(kind, {**_TEXT, **ids}, BLOCKS, IMAGE)
     else:
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
         vision = {
@@ -82,6 +114,17 @@ def model(kind: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
                 Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens),
                 (Qwen2_5_VLForConditionalGeneration),
             )
+        elif kind == "qwen3_vl":
+            vision |= {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "out_hidden_size": 32,
+                "num_position_embeddings": 64,
+                "deepstack_visual_indexes": [0, 2, 3],
+            }
+            text |= {"head_dim": 8}
+            config = Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
+            cls = Qwen3VLForConditionalGeneration
         else:
             vision |= {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
             config, cls = (
@@ -94,45 +137,75 @@ def model(kind: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
         for name, weight in built.named_parameters():
             if "norm" in name and weight.ndim == 1:
                 weight.add_(torch.randn_like(weight) * 0.2)
-            elif kind == "llava" and "vision_tower" in name and weight.ndim > 1:
+            elif kind.startswith("llava") and "vision_tower" in name and weight.ndim > 1:
                 weight.mul_(8)
+            elif kind == "internvl" and ("cls_token" in name or "position_embeddings" in name):
+                weight.normal_()
+            elif kind == "internvl" and "lambda" in name:
+                weight.mul_(1 + torch.randn_like(weight) * 0.2)
     return built
 
 
 def batch(
     kind: str, dtype: torch.dtype = torch.float32, several: bool = False, seed: int = 1, rows: int = 3
 ) -> dict[str, torch.Tensor]:
-    """Return the inputs of a left-padded batch: uneven text, on Qwen images of different sizes.
+    """Return the inputs of a left-padded batch: uneven text, images of different sizes where a family has them.
 
     Args:
         several: one prompt has two images, one next to the other.
     """
     random = torch.Generator().manual_seed(seed)
-    grids = [(4, 6), (6, 6), (5, 3), (2, 4)] if kind != "llava" else [(6, 6)] * 4
+    anyres = kind in tiny_anyres.KINDS
+    grids = [(4, 6), (6, 6), (5, 3), (2, 4)] if kind not in FIXED else [(6, 6)] * 4
     images = [[i % 4] for i in range(rows)]
     if several:
         images[1] = [1, 3]
     prompts, shown = [], []
     for i, mine in enumerate(images):
         ids = torch.randint(7, VOCAB, (3 + i,), generator=random).tolist()
-        for image in mine:
+        counts = [grids[image][0] * grids[image][1] for image in mine]
+        if anyres:
+            counts = tiny_anyres.tokens(rule(kind), [tiny_anyres.SIZES[image] for image in mine])
+        for image, count in zip(mine, counts, strict=True):
             h, w = grids[image]
-            inner = [IMAGE] * (h * w)
-            ids += inner if kind == "llava" else [5, *inner, 6]
+            inner = [IMAGE] * count
+            ids += inner if kind in FIXED or anyres else [5, *inner, 6]
             shown.append((h, w))
         prompts.append(ids + torch.randint(7, VOCAB, (4 + 2 * i,), generator=random).tolist())
     longest = max(map(len, prompts))
     input_ids = torch.tensor([[PAD] * (longest - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
     out = {"input_ids": input_ids, "attention_mask": mask}
-    if kind == "llava":
-        out["pixel_values"] = torch.randn(len(shown), 3, 24, 24, generator=random).to(dtype)
+    if anyres:
+        sizes = [[tiny_anyres.SIZES[image] for image in mine] for mine in images]
+        out |= tiny_anyres.images(kind, rule(kind), sizes, random)
+        out["pixel_values"] = out["pixel_values"].to(dtype)
+    elif kind in FIXED:
+        side = 24 if kind == "llava" else 48
+        out["pixel_values"] = torch.randn(len(shown), 3, side, side, generator=random).to(dtype)
     else:
         grid = torch.tensor([(1, 2 * h, 2 * w) for h, w in shown])
         out["image_grid_thw"] = grid
         out["pixel_values"] = torch.randn(int(grid.prod(1).sum()), 3 * 2 * 16, generator=random).to(dtype)
         out["mm_token_type_ids"] = (input_ids == IMAGE).long()
     return out
+
+
+@cache
+def rule(kind: str) -> ImageRule:
+    """Return how images become tokens."""
+    return anatomy(model(kind)).image
+
+
+def cases(plans: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
+    """Return each kind with each plan whose sites its family has."""
+    fit = [(kind, name) for name in plans for kind in KINDS]
+    return [(kind, name) for kind, name in fit if len(possible(kind, plans[name])) == len(plans[name])]
+
+
+def possible(kind: str, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the stages at sites that a family has."""
+    return [dict(stage) for stage in stages if stage["site"] in family_of(kind).sites]
 
 
 def policy(built: Any, *stages: dict[str, Any], positions: str = "original") -> Policy:
