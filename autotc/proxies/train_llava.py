@@ -25,12 +25,12 @@ from autotc.tasks.scenes import GROUPS, Scene
 STAGES = (
     Stage(
         "tower",
-        0.30,
+        0.37,
         (View(168, 168, 48), View(112, 168, 48), View(112, 112, 48, (2, 4))),
         (0.84, 0.08, 0.08),
         tower_only=True,
     ),
-    Stage("small", 0.40, (View(112, 112, 24, (2, 4)),)),
+    Stage("small", 0.46, (View(112, 112, 24, (2, 4)),)),
     Stage(
         "all",
         1.0,
@@ -60,7 +60,7 @@ def rate_at(progress: float, stage_step: int) -> float:
 class LlavaTrainer(Runner):
     """Trains ``llava-tiny``."""
 
-    minutes = 90.0
+    minutes = 100.0
 
     def __init__(self, options: Options, rank: int = 0, world: int = 1) -> None:
         torch.manual_seed(options.seed)
