@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from autotc._charge import ANY, GIGA, checked, free, reducer_work, stages_of, total_tflops
 from autotc._flops import layer_flops, literature_flops
 from autotc.anatomy import Anatomy
+from autotc.errors import PolicyError
 from autotc.policy import SITES, ModelRef, Policy, Stage, map_depth
 from autotc.workload import Workload
 
@@ -171,6 +172,39 @@ def preset_policy(
         ),
     )
     return scale_policy(policy, anatomy, workload, max_tflops, convention)
+
+
+def placed_preset(
+    reducer: type[Reducer],
+    preset: Preset,
+    full: Anatomy,
+    evaluated: Anatomy,
+    workload: Workload,
+    max_tflops: float,
+    convention: str = "literature",
+    positions: Sequence[str] | None = None,
+) -> Policy | None:
+    """Return a published recipe for the full model whose depths the evaluated one has too, scaled to a budget.
+
+    Args:
+        full: the model whose costs count.
+        evaluated: the model that runs.
+        reducer, preset, workload, max_tflops, convention, positions: as for `preset_policy`.
+
+    Returns:
+        The policy, or None when the recipe cannot be placed, cannot meet the budget, or two of its stages fall on one
+        layer of the evaluated model.
+    """
+    policy = preset_policy(reducer, preset, full, workload, max_tflops, convention, positions)
+    if policy is None:
+        return None
+    try:
+        moved = policy.for_model(evaluated).for_model(full)
+    except PolicyError:
+        return None
+    if moved.stages == policy.stages:
+        return policy
+    return scale_policy(moved, full, workload, max_tflops, convention)
 
 
 def scale_policy(

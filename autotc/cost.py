@@ -19,7 +19,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autotc._budget import Floor, floor_cost, layer_tflops, preset_policy, scale_policy, solve_keep
+from autotc._budget import (
+    Floor,
+    floor_cost,
+    layer_tflops,
+    placed_preset,
+    preset_policy,
+    scale_policy,
+    solve_keep,
+)
 from autotc._charge import (
     GIGA,
     checked,
@@ -57,6 +65,7 @@ __all__ = [
     "floor_cost",
     "full_cost",
     "layer_tflops",
+    "placed_preset",
     "preset_policy",
     "scale_policy",
     "schedule",

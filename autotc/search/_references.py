@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from autotc.cost import preset_policy, scale_policy
-from autotc.errors import PolicyError
+from autotc.cost import placed_preset
 from autotc.policy import Policy
 from autotc.reducer import Preset, Reducer
 from autotc.reducer import reducers as registry
@@ -48,24 +47,14 @@ def references(space: Space, all_presets: bool = False) -> list[tuple[str, Polic
 
 
 def _placed(space: Space, cls: type[Reducer], preset: Preset) -> Policy | None:
-    policy = preset_policy(
+    policy = placed_preset(
         cls,
         preset,
         space.full,
+        space.evaluated,
         space.workload,
         space.high,
         space.convention,
         positions=space.positions,
     )
-    if policy is None:
-        return None
-    try:
-        moved = policy.for_model(space.evaluated).for_model(space.full)
-    except PolicyError:  # two stages fall on one layer of the proxy
-        return None
-    if moved.stages != policy.stages:
-        found = scale_policy(moved, space.full, space.workload, space.high, space.convention)
-        if found is None:
-            return None
-        policy = found
-    return policy if space.fits(policy) else None
+    return policy if policy is not None and space.fits(policy) else None
