@@ -14,7 +14,7 @@ import autotc.reducer
 from autotc.apply import capture, compress, prefill, resume
 from autotc.assignment import Assignment, select
 from autotc.reducer import Budget, Reducer, Source, TokenView
-from tests.apply import tiny
+from tests.apply import tiny, tiny_anyres
 from tests.apply.reference import image_columns, tower_order
 
 DECODER = (
@@ -96,8 +96,10 @@ def run(model: Any, inputs: dict[str, Tensor], **options: bool) -> Any:
 
 
 def images_of(kind: str, inputs: dict[str, Tensor]) -> list[tuple[int, list[int]]]:
-    if kind == "llava":
+    if kind in tiny.FIXED:
         counts = [36] * len(inputs["pixel_values"])
+    elif kind in tiny_anyres.KINDS:  # base view and map of each image
+        counts = [n for views in tiny_anyres.views(tiny.rule(kind), inputs) for n in views.counts]
     else:
         counts = (inputs["image_grid_thw"].prod(1) // 4).tolist()
     return image_columns(inputs["input_ids"], tiny.IMAGE, counts)
@@ -118,9 +120,11 @@ def test_decoder_signals_equal_eager_outputs(kind: str) -> None:
     for name in DECODER:
         assert torch.equal(view.signals[name], resumed.signals[name]), name
     attentions = run(tiny.model(kind, attention="eager"), inputs, output_attentions=True).attentions[0]
-    text, out = model.model.language_model, run(model, inputs, output_hidden_states=True)
-    entering, before = out.hidden_states[0][layer], attentions[layer - 1]
-    embeds = out.hidden_states[0][0]
+    text, states = model.model.language_model, []
+    for i in (0, layer):  # transformers' own hidden_states leave out what DeepStack adds behind a layer
+        text.layers[i].register_forward_pre_hook(lambda m, args: states.append(args[0]))
+    out = run(model, inputs)
+    (embeds, entering), before = states, attentions[layer - 1]
     cache = out.past_key_values.layers[layer - 1].keys
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     close = {"atol": 5e-6, "rtol": 1e-4}
