@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from autotc.anatomy import Anatomy, DecoderAnatomy, ImageRule, VisionAnatomy
-from autotc.cost import estimate, preset_policy
+from autotc.cost import estimate, estimate_tokens, preset_policy
 from autotc.reducer import reducers
 from autotc.workload import PROFILES
 
@@ -56,6 +56,13 @@ PUBLISHED = {
     ("tome", "tome-quarters"): [(6, 448), (12, 320), (18, 192)],
     ("evit", "evit"): [(6, 405), (12, 285), (18, 201)],
     ("illava", "illava-once"): [(6, 285)],
+    ("atc", "atc"): [(6, 399), (12, 276), (18, 192)],
+    ("turbo", "turbo-last"): [(20, 541), (22, 192)],
+    ("ats", "ats"): [(6, 448), (12, 320), (18, 192)],
+    ("hiprune", "hiprune"): [(None, 192)],
+    ("vscan", "vscan"): [(None, 192)],
+    ("hired", "hired"): [(None, 115)],
+    ("globalcom2", "globalcom2"): [(None, 144)],
 }
 VISION = VisionAnatomy(24, 23, 1024, 16, 4096, 2, 1, 0, (), 588, ((1024, 4096), (4096, 4096)))
 LLAVA = Anatomy(
@@ -90,6 +97,16 @@ def test_published_counts_come_back(name: str, preset: str, convention: str) -> 
         assert counts[-1] == PUBLISHED[name, preset][-1]
     else:
         assert counts == PUBLISHED[name, preset]
+
+
+@pytest.mark.parametrize("name", ["hiprune", "vscan", "hired", "globalcom2"])
+@pytest.mark.parametrize("tokens", [192, 128, 64])
+def test_recipe_of_one_stage_gives_every_budget_of_the_tables(name: str, tokens: int) -> None:
+    cls, workload = reducers.get(name), PROFILES["vqa"]
+    (recipe,) = cls.presets
+    budget = estimate_tokens(LLAVA, workload, tokens).tflops_literature
+    found = preset_policy(cls, recipe, LLAVA, workload, budget, "literature", ("original", "compact"))
+    assert found is not None and [s.tokens(576) for s in found.stages] == [tokens]
 
 
 def test_withdrawal_of_a_larger_model_is_deeper() -> None:
