@@ -142,12 +142,12 @@ def plan(
         shares: of the tokens, one a budget.
     """
     entries, left_out = [Entry("uncompressed", "", 1.0, None)], []
-    limits = {}
+    limits: dict[float, float] = {}
     model = ModelRef(
         family=full.family, id=full.id, decoder_layers=full.decoder.layers, vision_blocks=full.vision.blocks
     )
-    for share in shares:
-        plain = Policy(model=model, stages=(Stage(site="projector", reducer="random", keep=round(share, 6)),))
+    for share in (round(share, 6) for share in shares):
+        plain = Policy(model=model, stages=(Stage(site="projector", reducer="random", keep=share),))
         limits[share] = estimate(plain, full, workload).tflops_exact
         seen: set[str] = set()
         for cls in _classes():
