@@ -5,7 +5,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: search test check lint types imports format clean
+.PHONY: search test check lint types imports format catalogue clean
 
 search: $(VENV)/.ready  ## the main job: search, store, print the front
 	$(BIN)/autotc search --model qwen2.5-vl --max-tflops 800 $(ARGS)
@@ -28,6 +28,9 @@ types: $(VENV)/.ready
 format: $(VENV)/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+catalogue: $(VENV)/.ready  ## what README.md and studies/catalogue.md list, from the registry
+	$(BIN)/python -m autotc.tables.pages .
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

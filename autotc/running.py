@@ -17,7 +17,8 @@ from autotc.proxies import proxy_folder
 from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
 from autotc.search.study import Result, Setting, Study
 from autotc.store import Store
-from autotc.tables import FrontView, console
+from autotc.tables.console import console
+from autotc.tables.fronts import FrontView
 from autotc.task import SPLITS, Task
 
 if TYPE_CHECKING:

@@ -1,0 +1,69 @@
+"""The command line: every command checks its words, calls the library and prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from autotc import __version__
+from autotc.cli import database, looking, measuring, searching
+from autotc.errors import AutotcError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Search, evaluate and apply visual-token compression policies of vision-language models.\n\n"
+    "**Start:** `autotc search --model qwen2.5-vl --max-tflops 800`, then `autotc front`, then `autotc export`.",
+)
+app.command()(measuring.cost)
+app.command(name="list", epilog=looking.LIST_EXAMPLES)(looking.list_)
+app.command()(looking.show)
+app.command(epilog=searching.SEARCH_EXAMPLES)(searching.search)
+app.command()(searching.front)
+app.command()(searching.export)
+app.command(name="eval")(measuring.eval_)
+app.command()(measuring.verify)
+
+db = typer.Typer(no_args_is_help=True, help="Look after the database.")
+db.command()(database.upgrade)
+db.command()(database.check)
+app.add_typer(db, name="db")
+
+bench = typer.Typer(no_args_is_help=True, help="Measure autotc itself; timings are ratios taken in one run.")
+bench.command(name="evaluate")(measuring.bench_evaluate)
+app.add_typer(bench, name="bench")
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    try:
+        app(prog_name="autotc")
+    except AutotcError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"autotc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass

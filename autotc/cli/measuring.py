@@ -1,0 +1,124 @@
+"""`cost`, `eval`, `verify` and `bench`: what a policy costs and does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotc.cli.options import Json, Model, WorkloadOption, print_json
+from autotc.errors import SpecError
+
+
+def cost(
+    model: Model,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Cost of this policy; default: uncompressed.")
+    ] = None,
+    visual_tokens: Annotated[
+        int | None, typer.Option("--visual-tokens", min=1, help="Cost with this many visual tokens an image.")
+    ] = None,
+    workload: WorkloadOption = "vqa",
+    as_json: Json = False,
+) -> None:
+    """Estimate FLOPs and memory of a model, compressed or not, without weights."""
+    from autotc.adapter import resolve_model
+    from autotc.cost import estimate, estimate_tokens
+    from autotc.policy import load_policy
+    from autotc.tables import figures
+    from autotc.workload import parse_workload
+
+    if policy and visual_tokens:
+        raise SpecError("--policy and --visual-tokens exclude one another: give one of them")
+    anatomy, load = resolve_model(model).anatomy, parse_workload(workload)
+    document = load_policy(policy) if policy else None
+    if document:
+        from autotc.apply import check
+
+        check(document, anatomy)
+    found = (
+        estimate_tokens(anatomy, load, visual_tokens) if visual_tokens else estimate(document, anatomy, load)
+    )
+    if as_json:
+        print_json({"model": anatomy.id, "workload": load.describe(), **found.as_dict()})
+    else:
+        figures.cost(anatomy, load, document, found)
+
+
+def eval_(
+    model: Annotated[
+        str, typer.Option("--model", help="A folder with weights, or an alias (then its proxy is used).")
+    ],
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="A policy document; default: uncompressed.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="JSONL; default: the built-in scenes.")] = None,
+    examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 256,
+    split: Annotated[str, typer.Option("--split", help="search, selection or held-out.")] = "held-out",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a policy on data: task score, worst group, agreement with the uncompressed model."""
+    from autotc.policy import load_policy
+    from autotc.running import make_task
+    from autotc.tables import figures
+    from autotc.verify import measure
+
+    task = make_task(str(data) if data else None, skip_bad)
+    measured = measure(model, load_policy(policy) if policy else None, task, split, examples)
+    if as_json:
+        print_json(measured.as_dict())
+    else:
+        figures.measurement(measured)
+
+
+def verify(
+    policy: Annotated[Path, typer.Argument(help="The policy document.")],
+    model: Annotated[str, typer.Option("--model", help="The folder with the real weights.")],
+    data: Annotated[Path, typer.Option("--data", help="Your own JSONL.")],
+    examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 512,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0.0, max=1.0, help="Largest accepted loss of quality.")
+    ] = 0.02,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a policy on the real weights and your data; mark it verified when it loses no more than --max-drop."""
+    from autotc.running import make_task
+    from autotc.tables import figures
+    from autotc.verify import verify as run
+
+    result = run(policy, model, make_task(str(data), skip_bad), examples, max_drop)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        figures.verdict(result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def bench_evaluate(
+    model: Annotated[str, typer.Option("--model", help="An alias, or a folder with weights.")] = "qwen2.5-vl",
+    max_tflops: Annotated[
+        float, typer.Option("--max-tflops", help="Limit of the search whose policies are run.")
+    ] = 800,
+    policies: Annotated[
+        int, typer.Option("--policies", min=1, help="The first policies of `search --seed 0`.")
+    ] = 20,
+    examples: Annotated[int, typer.Option("--examples", min=2, help="Examples a policy.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Time the first policies of a search with and without reuse of shared work, in one process."""
+    from autotc import running
+    from autotc.tables import figures
+
+    result = running.bench_evaluate(model, max_tflops, policies, examples)
+    if as_json:
+        print_json(result)
+    else:
+        figures.bench(result)

@@ -1,0 +1,178 @@
+"""`search`, `front` and `export`: from a budget to a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autotc.cli.options import Json, Model, Storage, StudyName, print_json, say
+from autotc.errors import SpecError
+
+SEARCH_EXAMPLES = """**Examples**
+
+`autotc search --model qwen2.5-vl --max-tflops 800` -- the proxy that ships, built-in scenes
+
+`autotc search --model /models/Qwen2.5-VL-7B-Instruct --data my.jsonl --max-tflops 800` -- your weights, your data
+
+`autotc search --model qwen2-vl-7b --max-tflops 833 --reducer fastv --reducer divprune --trials 200`
+"""
+
+
+def search(
+    model: Model,
+    max_tflops: Annotated[
+        float | None, typer.Option("--max-tflops", help="At most this many TFLOP per 1,000 requests.")
+    ] = None,
+    flops_convention: Annotated[
+        str | None,
+        typer.Option(
+            "--flops-convention", help="literature (the papers' count, default) or exact (what is executed)."
+        ),
+    ] = None,
+    max_memory_gib: Annotated[
+        float | None, typer.Option("--max-memory-gib", help="At most this peak memory (estimated here).")
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            help="vqa (default), chat, document, multi-image, or images=1,resolution=672x672,...",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="Your JSONL (image, question, optional answer); default: built-in scenes."
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
+    ] = False,
+    examples: Annotated[
+        int | None, typer.Option("--examples", help="Examples a trial is measured on (256).")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Trials in total, those stored included.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole run.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="tpe (default), nsga2, gp or random.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            "--strategy", help="default (starts from presets, stops losers early) or plain (sampler alone)."
+        ),
+    ] = None,
+    all_presets: Annotated[
+        bool, typer.Option("--all-presets", help="Compare with every published preset.")
+    ] = False,
+    reducer: Annotated[
+        list[str] | None, typer.Option("--reducer", help="Search over this reducer only (repeatable).")
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Name; default: model and fingerprint of the search.")
+    ] = None,
+    storage: Storage = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="One worker and one seed repeat a search.")
+    ] = None,
+    evaluate_on: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate-on",
+            help="full (real weights), proxy (the small model that ships), or auto (default).",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that search together.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Allow fetching a checkpoint from the hub.")
+    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for policies within a budget; the same command goes on where it stopped."""
+    from autotc import running
+
+    given = {name: value for name, value in locals().items() if name in running.OPTIONS}
+    result = running.search({**given, "reducers": reducer}, quiet=as_json)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        running.print_result(result, storage, profile)
+    if result.state == "interrupted":
+        raise typer.Exit(130)
+
+
+def front(
+    study: StudyName = None,
+    max_tflops: Annotated[
+        float | None, typer.Option("--max-tflops", help="Another limit: answered from stored trials.")
+    ] = None,
+    flops_convention: Annotated[
+        str | None, typer.Option("--flops-convention", help="literature or exact; default: the study's.")
+    ] = None,
+    with_references: Annotated[
+        bool, typer.Option("--with-references", help="References and presets too.")
+    ] = False,
+    plot: Annotated[
+        list[Path] | None,
+        typer.Option("--plot", help="Write the picture to FILE.html or FILE.png (repeatable)."),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Print the Pareto front of a study; nothing is run."""
+    from autotc.store import Store
+    from autotc.tables.fronts import FrontView
+
+    store = Store(storage)
+    view = FrontView.read(store, _latest(store, study), max_tflops, flops_convention)
+    for path in plot or ():
+        view.chart().write(path)
+        say(f"wrote {path}")
+    if as_json:
+        print_json([m.as_dict() for m in (*view.front, *(view.references if with_references else ()))])
+    else:
+        view.print()
+
+
+def export(
+    study: StudyName = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the policy goes.")] = Path(
+        "policy.json"
+    ),
+    best: Annotated[
+        str, typer.Option("--best", help="quality, knee, or cheapest (within noise of the best).")
+    ] = "quality",
+    trial: Annotated[int | None, typer.Option("--trial", help="This trial instead.")] = None,
+    max_tflops: Annotated[float | None, typer.Option("--max-tflops", help="Another limit.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Write one policy of a study as JSON, with what was measured and how to use it."""
+    from autotc.export import write_text
+    from autotc.store import Store
+    from autotc.tables.fronts import FrontView, exported
+
+    store = Store(storage)
+    view = FrontView.read(store, _latest(store, study), max_tflops, None)
+    document = view.policy(best, trial)
+    write_text(output, document.json_text())
+    if as_json:
+        print_json({"file": str(output), "id": document.id, "trial": document.provenance["trial"]})
+    else:
+        exported(output, document)
+
+
+def _latest(store: Any, study: str | None) -> str:
+    if study is not None:
+        return study
+    rows = store.studies()
+    if not rows:
+        raise SpecError(
+            f"{store.url_shown} holds no study yet. Start one: autotc search --model qwen2.5-vl --max-tflops 800"
+        )
+    return str(max(rows, key=lambda row: row.created).name)

@@ -1,0 +1,100 @@
+"""What a policy costs and does, as tables: `cost`, `eval`, `verify` and `bench`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from autotc.tables.console import console, grid, percent
+
+if TYPE_CHECKING:
+    from autotc.anatomy import Anatomy
+    from autotc.cost import Cost
+    from autotc.policy import Policy
+    from autotc.verify import Measurement, Verdict
+    from autotc.workload import Workload
+
+
+def cost(anatomy: Anatomy, load: Workload, policy: Policy | None, found: Cost) -> None:
+    """Print an estimate by part."""
+    console.print(f"[bold]{escape(anatomy.id)}[/]  {load.describe()}")
+    console.print(f"policy: {policy.describe() if policy else 'uncompressed'}  (all figures are estimates)")
+    table = grid("figure", "value", "unit", left=("figure", "unit"))
+    table.add_row("FLOPs, literature convention", f"{found.tflops_literature:,.1f}", "TFLOP/1000 requests")
+    table.add_row("FLOPs, exact convention", f"{found.tflops_exact:,.1f}", "TFLOP/1000 requests")
+    for part, value in found.parts.items():
+        table.add_row(f"  of it {part}", f"{value:,.1f}", "TFLOP/1000 requests")
+    table.add_row("peak memory", f"{found.memory_gib:,.2f}", "GiB")
+    table.add_row(
+        "visual tokens, mean over decoder layers", f"{found.visual_tokens:,.1f}", "tokens a request"
+    )
+    console.print(table)
+
+
+def measurement(measured: Measurement) -> None:
+    """Print a policy beside the uncompressed model."""
+    console.print(escape(measured.policy.describe()))
+    table = grid("figure", "policy", "uncompressed", "n", "unit", left=("figure", "unit"))
+    full = {n.name: n for n in measured.full}
+    for number in measured.numbers:
+        other = full.get(number.name)
+        written = (
+            (lambda n: "-" if n is None else f"{n.value:.3f} ± {n.stderr or 0:.3f}")
+            if number.name == "kl"
+            else percent
+        )
+        table.add_row(
+            number.name.replace("_", " "), written(number), written(other), str(number.n or "-"), number.unit
+        )
+    console.print(table)
+    error = "" if measured.stderr is None else f" ± {100 * measured.stderr:.1f}"
+    console.print(
+        f"difference to uncompressed: {100 * measured.difference:+.1f}{error} points of {measured.metric}, paired"
+    )
+    if measured.numbers:
+        console.print(f"[dim]measured on {measured.numbers[0].on}, {measured.numbers[0].split} split[/]")
+    if measured.metric == "agreement":
+        console.print(
+            "The data has no answers: quality is agreement with the uncompressed model, not correctness."
+        )
+    if measured.skipped:
+        console.print(f"{measured.skipped} lines with unreadable images were left out.")
+
+
+def verdict(result: Verdict) -> None:
+    """Print whether a policy passed."""
+    measurement(result.measured)
+    low = (
+        "unknown (one image only)"
+        if result.measured.low is None
+        else f"{100 * result.measured.low:+.1f} points"
+    )
+    if result.passed:
+        console.print(
+            f"[bold]verified[/]: the loss is within {100 * result.max_drop:g} points (95 % bound {low}); "
+            f"{result.path} says so now"
+        )
+    else:
+        console.print(
+            f"[bold]not verified[/]: the 95 % bound of the difference is {low}, "
+            f"accepted are {-100 * result.max_drop:g} points. "
+            "More --examples narrow it; a policy that keeps more loses less"
+        )
+
+
+def bench(result: dict[str, Any]) -> None:
+    """Print the ratio of evaluations with and without reuse."""
+    table = grid("first site", "policies", "without reuse", "with reuse", "ratio", left=("first site",))
+    for row in (*result["sites"], result["overall"]):
+        table.add_row(
+            row["site"],
+            str(row["policies"]),
+            f"{row['plain_s']:.2f} s",
+            f"{row['reuse_s']:.2f} s",
+            f"{row['ratio']:.2f} x",
+        )
+    console.print(table)
+    console.print(
+        f"[dim]{result['examples']} examples a policy on {result['on']}, one process, {result['threads']} threads[/]"
+    )

@@ -1,0 +1,136 @@
+"""The front of a study and what leaves it: `front` and `export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rich.markup import escape
+from rich.table import Table
+
+from autotc.errors import SpecError
+from autotc.export import Best, Member, choose, document, members
+from autotc.export import chart as front_chart
+from autotc.export import front as pareto_front
+from autotc.policy import Policy
+from autotc.tables.console import console, figure, grid, percent
+
+if TYPE_CHECKING:
+    from autotc.charts import FrontChart
+    from autotc.store import Store
+
+
+@dataclass(frozen=True)
+class FrontView:
+    """The front of a stored study within a limit, with its references."""
+
+    study: str
+    evaluated_on: str
+    workload: dict[str, Any]
+    limit: float | None
+    convention: str
+    everything: list[Member]
+    front: list[Member]
+    split: str
+
+    @staticmethod
+    def read(store: Store, study: str, limit: float | None, convention: str | None) -> FrontView:
+        """Read a study and compute its front; the limit and convention default to those it was searched under.
+
+        Raises:
+            SpecError: no such study, or an unknown convention.
+        """
+        everything = members(store, study)
+        row = store.study(study)
+        assert row is not None  # members() has refused an unknown study
+        convention = convention or row.spec.get("flops_convention", "literature")
+        if convention not in ("literature", "exact"):
+            raise SpecError(f"--flops-convention: {convention!r} is not literature or exact")
+        limit = limit if limit is not None else row.spec.get("max_tflops")
+        chosen, split = pareto_front(everything, limit, convention)
+        return FrontView(
+            study,
+            row.evaluated_on,
+            row.spec.get("workload") or {},
+            limit,
+            convention,
+            everything,
+            chosen,
+            split,
+        )
+
+    @property
+    def references(self) -> list[Member]:
+        """References and presets, cheapest first."""
+        return sorted((m for m in self.everything if m.reference), key=lambda m: m.value("tflops_exact"))
+
+    def chart(self) -> FrontChart:
+        """Return the picture."""
+        return front_chart(self.everything, self.front, self.split, self.study, self.caption())
+
+    def caption(self) -> str:
+        """Return one line that says what the figures are."""
+        limit = f"limit {self.limit:g} TFLOP/1000 ({self.convention})" if self.limit else "no limit"
+        return f"{limit}; quality measured on {self.evaluated_on}; cost estimated for the full model"
+
+    def policy(self, best: str, trial: int | None) -> Policy:
+        """Return the chosen policy as it leaves.
+
+        Raises:
+            SpecError: no such trial, or an unknown way to choose.
+        """
+        if trial is not None:
+            chosen = next((m for m in self.everything if m.trial == trial), None)
+            if chosen is None:
+                raise SpecError(f"{self.study}: no finished trial {trial}. See: autotc front {self.study}")
+        elif best not in ("quality", "knee", "cheapest"):
+            raise SpecError(f"--best: {best!r} is not quality, knee or cheapest")
+        else:
+            chosen = choose(self.front, self.split, cast(Best, best))
+        return document(chosen, self.study, self.workload)
+
+    def print(self) -> None:
+        """Print the front, its references and what to type next."""
+        console.print(f"[bold]{escape(self.study)}[/]  {self.caption()}")
+        if not self.front:
+            console.print("No finished trial is within the limit yet.")
+            return
+        qualities = (f"quality ({self.split})", "quality (held-out)")
+        table = grid("trial", "TFLOP lit.", "TFLOP exact", "tokens", *qualities, "policy", left=("policy",))
+        for m in self.front:
+            self._row(table, m)
+        near = self.references
+        if near:
+            table.add_section()
+            for m in near:
+                self._row(table, m, style="dim")
+        console.print(table)
+
+    def _row(self, table: Table, m: Member, style: str | None = None) -> None:
+        label = str(m.trial)
+        table.add_row(
+            escape(label),
+            figure(m.value("tflops_literature")),
+            figure(m.value("tflops_exact")),
+            f"{m.value('visual_tokens'):,.0f}",
+            percent(m.number("quality", self.split)),
+            percent(m.number("quality", "held-out")),
+            escape(m.policy.describe()),
+            style=style,
+        )
+
+
+def exported(path: Path, policy: Policy) -> None:
+    """Say what was written and how it is used."""
+    console.print(f"wrote {escape(str(path))}: {escape(policy.describe())}")
+    console.print("\nUse it:\n", style="dim")
+    console.print(
+        f'    policy = autotc.load_policy("{path}")\n'
+        "    with autotc.compress(model, policy):\n"
+        "        output = model.generate(**inputs)\n",
+        markup=False,
+    )
+    console.print(
+        f"Check it on your weights: autotc verify {path} --model FOLDER --data my.jsonl", style="dim"
+    )

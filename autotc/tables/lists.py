@@ -1,0 +1,138 @@
+"""Lists of what there is, as rows and as tables: `list`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from autotc.catalogue import holds
+from autotc.errors import SpecError
+from autotc.policy import Policy
+from autotc.registry import nearest
+from autotc.tables.console import console, grid
+
+if TYPE_CHECKING:
+    from autotc.reducer import Reducer
+
+
+def _models() -> list[dict[str, Any]]:
+    from autotc.adapter import adapters, anatomy
+    from autotc.proxies import proxy_folder
+
+    rows = []
+    for adapter in adapters.all():
+        for alias, entry in adapter.aliases.items():
+            numbers = anatomy(alias)
+            rows.append(
+                {
+                    "alias": alias,
+                    "id": entry["id"],
+                    "family": adapter.name,
+                    "decoder_layers": numbers.decoder.layers,
+                    "parameters": numbers.parameters,
+                    "proxy": proxy_folder(adapter.name) is not None,
+                }
+            )
+    return rows
+
+
+def reducer_row(cls: type[Reducer]) -> dict[str, Any]:
+    """Return what `autotc list reducers` says of one."""
+    return {
+        "name": cls.name,
+        "sites": list(cls.sites),
+        "needs": list(cls.needs),
+        "query_aware": cls.query_aware,
+        "fidelity": cls.fidelity,
+        "source": {"title": cls.source.title, "arxiv": cls.source.arxiv},
+        "presets": [p.name for p in cls.presets],
+    }
+
+
+def _reducers() -> list[dict[str, Any]]:
+    from autotc.reducer import reducers
+
+    return [reducer_row(cls) for cls in reducers.all()]
+
+
+def _presets() -> list[dict[str, Any]]:
+    from autotc.reducer import reducers
+
+    return [
+        {"name": p.name, "reducer": cls.name, "positions": p.positions, "note": p.note}
+        for cls in reducers.all()
+        for p in cls.presets
+    ]
+
+
+def _studies(storage: str | None) -> list[dict[str, Any]]:
+    from autotc.store import Store
+
+    store = Store(storage)
+    return [
+        {
+            "name": row.name,
+            "state": row.state,
+            "evaluated_on": row.evaluated_on,
+            "created": row.created.isoformat(timespec="seconds"),
+            "trials": len(store.trials(row.name, role="trial", state="complete")),
+        }
+        for row in store.studies()
+    ]
+
+
+def _workloads() -> list[dict[str, Any]]:
+    from autotc.workload import PROFILES
+
+    return [{"name": name, "shape": load.describe()} for name, load in PROFILES.items()]
+
+
+def listing(what: str, storage: str | None = None, match: str | None = None) -> Any:
+    """Return the rows of `autotc list WHAT` that hold every word of `match`, or the policy's JSON Schema.
+
+    Raises:
+        SpecError: nothing of that name can be listed.
+    """
+    if what == "schema":
+        return Policy.model_json_schema(by_alias=True)
+    sources: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "reducers": _reducers,
+        "presets": _presets,
+        "models": _models,
+        "workloads": _workloads,
+        "studies": lambda: _studies(storage),
+    }
+    if what not in sources:
+        raise SpecError(f"autotc list: unknown {what!r}. {nearest(what, [*sources, 'papers', 'schema'])}")
+    return [row for row in sources[what]() if holds(row, match)]
+
+
+def print_listing(what: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows as a table."""
+    if not rows:
+        console.print(f"no {what}")
+        return
+    words = [name for name, value in rows[0].items() if not _is_number(value)]
+    table = grid(*rows[0], left=tuple(words))
+    for row in rows:
+        table.add_row(*(escape(plain(column, value)) for column, value in row.items()))
+    console.print(table)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def plain(column: str, value: Any) -> str:
+    """Write one value as a cell."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return f"arXiv {value['arxiv']}" if value.get("arxiv") else str(value.get("title", "-"))
+    if column == "parameters":
+        return f"{value / 1e9:.2f} B"
+    return "-" if value is None else str(value)
