@@ -11,11 +11,12 @@ from transformers import DynamicCache, StaticCache
 
 import autotc.apply
 from autotc.adapter import anatomy
+from autotc.anatomy import Views
 from autotc.apply import check, compress, prefill
 from autotc.cost import schedule
 from autotc.errors import AutotcError, PolicyError, UnsupportedError
 from autotc.reducers import fastv as fastv_module
-from tests.apply import tiny
+from tests.apply import tiny, tiny_anyres
 from tests.apply.fake_reducers import fakes  # noqa: F401
 
 EVERYTHING: list[dict[str, Any]] = [
@@ -24,6 +25,7 @@ EVERYTHING: list[dict[str, Any]] = [
     {"site": "decoder", "layer": 2, "reducer": "fastv", "keep": 1.0},
     {"site": "decoder", "layer": 4, "reducer": "pyramiddrop", "keep": 1.0},
 ]
+REPLACED = ("forward", "generate", "get_image_features")
 CUT: list[dict[str, Any]] = [{"site": "decoder", "layer": 2, "reducer": "fastv", "keep": 0.5}]
 
 
@@ -44,7 +46,7 @@ def traces(model: Any) -> list[Any]:
     found: list[Any] = []
     for name, module in model.named_modules():
         found.append((name, len(module._forward_pre_hooks), len(module._forward_hooks)))
-        found.append((name, sorted(k for k in vars(module) if k in ("forward", "generate") or "autotc" in k)))
+        found.append((name, sorted(k for k in vars(module) if k in REPLACED or "autotc" in k)))
         config = getattr(module, "config", None)
         if config is not None:
             found.append((name, config._attn_implementation))
@@ -58,11 +60,12 @@ def test_keep_everything_is_bit_identical_and_leaves_nothing(kind: str, attentio
     inputs = tiny.batch(kind, several=True)
     before = generate(model, inputs)  # transformers installs recording hooks of its own at the first call
     clean = traces(model)
-    with compress(model, tiny.policy(model, *EVERYTHING)) as compression:
+    stages = tiny.possible(kind, EVERYTHING)
+    with compress(model, tiny.policy(model, *stages)) as compression:
         during = generate(model, inputs)
         assert traces(model) != clean
         assert all(torch.equal(t["asked"], t["kept"]) for t in compression.trace)
-        assert len(compression.trace) == len(EVERYTHING)
+        assert len(compression.trace) == len(stages)
     assert traces(model) == clean
     after = generate(model, inputs)
     for a, b, c in zip(before.logits, during.logits, after.logits, strict=True):
@@ -83,7 +86,7 @@ def test_nothing_is_left_after_an_exception(kind: str, monkeypatch: pytest.Monke
         patch.setattr(fastv_module.FastV, "assign", broken)
         with (
             pytest.raises(RuntimeError, match="broken reducer"),
-            compress(model, tiny.policy(model, *stages)),
+            compress(model, tiny.policy(model, *tiny.possible(kind, stages))),
         ):
             generate(model, inputs)
     assert traces(model) == clean
@@ -252,18 +255,24 @@ def test_counts_and_caches_are_those_the_cost_model_predicts(kind: str) -> None:
         {"site": "decoder", "layer": 1, "reducer": "fastv", "keep": 0.35},
         {"site": "decoder", "layer": 4, "reducer": "withdraw", "keep": 0.0},
     ]
+    stages = tiny.possible(kind, stages)
     policy = tiny.policy(model, *stages)
     with compress(model, policy) as compression:
         state = prefill(compression, inputs)
     images = state.run.prompt.images
-    plans = [schedule(policy, anatomy(model), (h, w)) for _, h, w in images.grids]
+    seen = [Views(((h, w),), (h, w)) for _, h, w in images.grids]
+    if kind in tiny_anyres.KINDS:
+        seen = tiny_anyres.views(tiny.rule(kind), inputs)
+        assert [g for views in seen for g in views.grids] == [(h, w) for _, h, w in images.grids]
+    plans = [schedule(policy, anatomy(model), views) for views in seen]
     for i in range(len(stages)):
         assert state.trace[i]["stage"] == i
-        assert state.trace[i]["kept"].tolist() == [plan.cuts[i].k for plan in plans]
+        assert state.trace[i]["kept"].tolist() == [k for plan in plans for _, k in plan.cuts[i].rows]
     text = inputs["attention_mask"].sum(1) - (inputs["input_ids"] == tiny.IMAGE).sum(1)
+    first = torch.searchsorted(images.group, torch.arange(len(plans)))  # a row of each image
     for layer in range(tiny.LAYERS):
         longest = text.clone()
-        for sample, plan in zip(images.sample, plans, strict=True):
+        for sample, plan in zip(images.sample[first], plans, strict=True):
             longest[sample] += plan.decoder[layer]
         assert state.cache.layers[layer].get_seq_length() == int(longest.max())
         assert state.run.layouts[layer].valid.sum(1).tolist() == longest.tolist()
@@ -277,7 +286,7 @@ def test_the_picture_of_what_was_kept(kind: str) -> None:
         {"site": "projector", "reducer": "visionzip", "keep": 0.5},
         {"site": "decoder", "layer": 2, "reducer": "fastv", "keep": 0.3},
     ]
-    with compress(model, tiny.policy(model, *stages)) as compression:
+    with compress(model, tiny.policy(model, *tiny.possible(kind, stages))) as compression:
         prefill(compression, inputs)
         kept, pictures = compression.kept, compression.assignments
     for mine, matrix, (t, h, w) in zip(

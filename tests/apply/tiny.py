@@ -137,7 +137,7 @@ def model(kind: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
         for name, weight in built.named_parameters():
             if "norm" in name and weight.ndim == 1:
                 weight.add_(torch.randn_like(weight) * 0.2)
-            elif kind.startswith("llava") and "vision_tower" in name and weight.ndim > 1:
+            elif kind in ("llava", "llava_next") and "vision_tower" in name and weight.ndim > 1:
                 weight.mul_(8)
             elif kind == "internvl" and ("cls_token" in name or "position_embeddings" in name):
                 weight.normal_()
