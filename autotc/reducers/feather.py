@@ -28,7 +28,7 @@ class Feather(Reducer):
     Differs: the budget is that of the union, which attended tokens fill up (the authors fix the attended share,
         and the union is as large as it comes); where the grid does not fit the budget its stride grows until it
         takes at most half. Equal scores go to the lowest index.
-    Cost: a key projection of all tokens and one query row.
+    Cost: a key projection of the image's tokens and one query row.
     """
 
     name: ClassVar[str] = "feather"
@@ -72,5 +72,5 @@ class Feather(Reducer):
         return torch.zeros_like(view.valid[row])
 
     def flops(self, shape: Shape) -> float:
-        projected = 2 * (shape.n + shape.text + 1) * shape.d * shape.heads * shape.head_dim
+        projected = 2 * (shape.n + 1) * shape.d * shape.heads * shape.head_dim
         return projected + shape.n * shape.heads * (2 * shape.head_dim + 1)

@@ -96,8 +96,7 @@ class Pact(Reducer):
 
     def flops(self, shape: Shape) -> float:
         width = shape.heads * shape.head_dim
-        # queries and keys for the importance, keys once more with rotary positions for the distances
-        projected = 3 * 2 * (shape.n + shape.text) * shape.d * width
+        projected = 2 * 2 * (shape.n + shape.text) * shape.d * width  # queries and keys
         row = shape.n * shape.heads * (2 * shape.head_dim + 1) + 3 * shape.n * shape.d
         return projected + row + 2 * shape.n**2 * width + (HALVINGS + 2) * shape.n**2
 
