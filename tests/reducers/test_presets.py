@@ -63,6 +63,21 @@ PUBLISHED = {
     ("vscan", "vscan"): [(None, 192)],
     ("hired", "hired"): [(None, 115)],
     ("globalcom2", "globalcom2"): [(None, 144)],
+    ("todre", "todre"): [(None, 144), (28, 0)],
+    ("todre", "todre-10"): [(None, 58), (28, 0)],
+    ("mob", "mob"): [(None, 192)],
+    ("mob", "mob-64"): [(None, 64)],
+    ("flowcut", "flowcut"): list(
+        zip(range(2, 23, 2), (560, 544, 527, 510, 493, 475, 456, 436, 413, 383, 192), strict=True)
+    ),
+    ("flowcut", "flowcut-64"): list(
+        zip(range(2, 23, 2), (554, 532, 510, 487, 464, 440, 415, 388, 357, 318, 64), strict=True)
+    ),
+    ("ficoco_v", "ficoco_v"): list(zip(range(12, 23), range(534, 113, -42), strict=True)),
+    ("mustdrop", "mustdrop"): [(1, 288), (3, 286), (7, 229), (11, 183), (15, 146)],
+    ("mustdrop", "mustdrop-64"): [(1, 288), (3, 64), (7, 51), (11, 41), (15, 33)],
+    ("vflowopt", "vflowopt"): [(None, 153), (11, 150), (21, 132)],
+    ("vflowopt", "vflowopt-10"): [(None, 67), (11, 67), (21, 40)],
 }
 VISION = VisionAnatomy(24, 23, 1024, 16, 4096, 2, 1, 0, (), 588, ((1024, 4096), (4096, 4096)))
 LLAVA = Anatomy(
