@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autotc._layout import Layout, read_prompt, shorten
+from autotc._layout import Layout, linked, read_prompt, shorten
 from autotc._run import Run, beam_order, check_call, gather_positions, new_run, same_prompt, take_deep
 from autotc._signals import (
     BEFORE,
@@ -200,6 +200,7 @@ class Decoder:
         )
         groups = None if tower.groups is None else [tower.groups[i] for i in order]
         layout = read_prompt(ids, mask, self.adapter.image_token, grids, original, groups)
+        layout = linked(layout) if self.adapter.tiles_touch else layout
         positions = kwargs.get("position_ids")
         run = new_run(ids[:, :prompt_length], layout, embeds, positions, Ledger(replay), torch.tensor(order))
         run.calls = ids.shape[1]

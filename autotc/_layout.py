@@ -208,6 +208,14 @@ def read_prompt(
     return Layout(columns, valid, images, columns)
 
 
+def linked(layout: Layout) -> Layout:
+    """Return the layout with rows linked whose placeholders stand next to one another: tiles of one image."""
+    images = layout.images
+    apart = (images.place[1:, 0] != images.end[:-1] + 1) | (images.sample.diff() != 0)
+    group = torch.nn.functional.pad(apart.long().cumsum(0), (1, 0))
+    return replace(layout, images=replace(images, group=group))
+
+
 def shorten(layout: Layout, assignment: Assignment, renumber: bool) -> tuple[Layout, Tensor]:
     """Return the layout after an assignment and, for each of its rows, where it stood before, (B, S').
 

@@ -45,8 +45,9 @@ class ModelAdapter:
     family has not got a site), `signals_absent` (signals of `autotc.reducer.SIGNALS` that the family cannot
     give), `token_members` (tower rows that make one visual token), `tower_prefix` (rows before the patches; 0
     where the tower packs all images into one sequence or, with `block_masks`, has no such rows), `block_masks`
-    (whether a tower block takes an attention mask as an argument), `deep_arguments` (DeepStack: arguments of
-    the language model for the mask of visual rows and the features of each level).
+    (whether a tower block takes an attention mask as an argument), `tiles_touch` (placeholders of one image's
+    tiles, and only they, stand next to one another), `deep_arguments` (DeepStack: arguments of the language
+    model for the mask of visual rows and the features of each level).
 
     Args:
         model: a built `...ForConditionalGeneration`.
@@ -62,6 +63,7 @@ class ModelAdapter:
     token_members: ClassVar[int] = 1
     tower_prefix: ClassVar[int] = 0
     block_masks: ClassVar[bool] = False
+    tiles_touch: ClassVar[bool] = False
     deep_arguments: ClassVar[tuple[str, str] | None] = None
 
     def __init__(self, model: nn.Module) -> None:

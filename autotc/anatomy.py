@@ -109,6 +109,8 @@ class ImageRule:
             tiles; none: it isn't cut.
         most_tiles: tiles beyond which the map of the crops is scaled down; 0: never.
         alone: only an image that is alone in its prompt is cut into tiles.
+        cut: most tiles that an image is cut into where each is a view of its own, with one of the whole image
+            behind them when they are several (InternVL); 0: it isn't cut.
     """
 
     patch: int
@@ -119,10 +121,15 @@ class ImageRule:
     pinpoints: tuple[Grid, ...] = ()
     most_tiles: int = 0
     alone: bool = False
+    cut: int = 0
 
     def views(self, width: int, height: int, images: int = 1) -> Views:
         """Return what the model makes of an image of width x height pixels, one of `images` in its prompt."""
         tile = self.grid(width, height)
+        if self.cut:
+            columns, rows = self.canvas(width, height)
+            tiles = columns * rows + (columns * rows > 1)
+            return Views((tile,) * tiles, tile, tiles)
         if not self.pinpoints:
             return Views((tile,), tile)
         crops = self.crops(width, height, images)
@@ -130,6 +137,19 @@ class ImageRule:
             return Views((tile, (1, 1)), tile, 1, newlines=True)
         tiles = crops.tiles[0] * crops.tiles[1]
         return Views((tile, (crops.rows, crops.columns + 1)), tile, 1 + tiles, newlines=True)
+
+    def canvas(self, width: int, height: int) -> Grid:
+        """Return the (columns, rows) of at most `cut` tiles whose aspect is nearest to that of the image.
+
+        Of several with that aspect it is the one with most tiles that hold less than twice the image's pixels.
+        """
+        aspect, side = width / height, self.fixed or 1
+        sides = range(1, self.cut + 1)
+        found = [(c, r) for c in sides for r in sides if c * r <= self.cut]
+        nearest = min(abs(aspect - c / r) for c, r in found)
+        fitting = sorted((g for g in found if abs(aspect - g[0] / g[1]) == nearest), key=math.prod)
+        roomy = [g for g in fitting[1:] if width * height > 0.5 * side**2 * math.prod(g)]
+        return (roomy or fitting[:1])[-1]
 
     def crops(self, width: int, height: int, images: int = 1) -> CropMap | None:
         """Return the map of an image's crops; None where it has none."""

@@ -7,6 +7,7 @@ model. A token is a square of 2x2 patches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ class InternVL(ModelAdapter):
     positions = ("original", "compact")
     token_members = 4
     tower_prefix = 1
+    tiles_touch = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -117,8 +119,12 @@ class InternVL(ModelAdapter):
             mlp=text["intermediate_size"],
             vocab=text["vocab_size"],
         )
-        rule = ImageRule(patch=patch, merge=merge, fixed=side)
+        rule = ImageRule(patch=patch, merge=merge, fixed=side, cut=12)
         return Anatomy(cls.name, id, rule, tower, decoder, _parameters(tower, decoder, config))
+
+    @classmethod
+    def image_rule(cls, rule: ImageRule, processor: Mapping[str, Any]) -> ImageRule:
+        return replace(rule, cut=int(processor.get("max_patches") or rule.cut))
 
     @property
     def tower(self) -> Any:
