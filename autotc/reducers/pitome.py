@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,6 +19,12 @@ from autotc.scoring import cosine, fold, per_row, rank_of, ranking
 def energy(metric: Tensor, valid: Tensor, margin: float, alpha: float = 1.0) -> Tensor:
     """Return how crowded each token's surroundings are: the mean ELU of cosine minus margin, as (B, N)."""
     near = torch.nn.functional.elu(cosine(metric) - margin, alpha)
+    return near.masked_fill(~valid[:, None, :], 0).sum(-1) / valid.sum(1, keepdim=True).clamp_min(1)
+
+
+def density(metric: Tensor, valid: Tensor, margin: float) -> Tensor:
+    """Return the mean Gaussian of the distance (1 - cosine) to the others, of width 1 - margin, as (B, N)."""
+    near = (-0.5 * ((1 - cosine(metric)) / (1 - margin)).square()).exp() / ((1 - margin) * math.tau**0.5)
     return near.masked_fill(~valid[:, None, :], 0).sum(-1) / valid.sum(1, keepdim=True).clamp_min(1)
 
 
@@ -70,19 +77,30 @@ class PiToMe(Reducer):
     margin: float = param(0.5, low=0.0, high=0.9, help="Cosine above which two tokens crowd one another.")
     alpha: float = param(1.0, low=0.0, high=2.0, search=False, help="Scale of the ELU below the margin.")
     protect: bool = param(True, help="Protect tokens of low energy; else match all, in the order of energy.")
+    text: bool = param(
+        False, search=False, help="As theirs for text: Gaussian energy; the highest half goes into the next."
+    )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
         keys = view.signals["block_keys"]
         return merge(fold(keys, view.size, budgets(view, budget), view.valid, self._match))
 
     def _match(self, metric: Tensor, valid: Tensor, away: Tensor) -> Tensor:
-        order = ranking(energy(metric, valid, self.margin, self.alpha), valid)
+        if self.text:
+            crowd = density(metric, valid, self.margin)
+        else:
+            crowd = energy(metric, valid, self.margin, self.alpha)
+        order = ranking(crowd, valid)
         away = torch.minimum(per_row(away, metric), valid.sum(1) // 2)
+        place = torch.arange(order.shape[1], device=order.device)[None]
+        if self.text:  # the highest to even places, the next to those between
+            mixed = place // 2 + place % 2 * away[:, None]
+            order = order.gather(1, torch.where(place < 2 * away[:, None], mixed, place))
         # in the order of energy: even places go, odd places receive
         metric = metric.gather(1, order[..., None].expand_as(metric))
         open_ = valid.gather(1, order)
         if self.protect:
-            open_ = open_ & (torch.arange(order.shape[1], device=order.device)[None] < 2 * away[:, None])
+            open_ = open_ & (place < 2 * away[:, None])
         into = bipartite_match(metric, away, open_)
         return order.gather(1, into).gather(1, rank_of(order))
 

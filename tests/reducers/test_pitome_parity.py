@@ -28,3 +28,18 @@ def test_pitome_parity(case: Case) -> None:
     for row in range(len(x)):
         order = assert_same_tokens(out[row], case["out_x"][row, prefix:])
         assert sizes[row].tolist() == case["out_size"][row, prefix:, 0][order].tolist()
+
+
+@pytest.mark.parametrize("case", cases("vision", "pitome_text"))
+def test_pitome_text_parity(case: Case) -> None:
+    p, prefix = case.params, int(case.params["class_token"])
+    x, metric = case["in_x"][:, prefix:], case["in_metric"][:, prefix:]
+    size = case["in_size"][:, prefix:, 0] if "in_size" in case else None
+    view = TokenView(x, size=size, prefix=prefix, signals={"block_keys": metric})
+    n = metric.shape[1]
+    left = n - floor(n - n * p["ratio"])
+    assignment = make_reducer("pitome", {"margin": p["margin"], "text": True}).assign(view, left)
+    out, sizes = assignment.apply(x, view.size), assignment.sizes(view.size)
+    for row in range(len(x)):
+        order = assert_same_tokens(out[row], case["out_x"][row, prefix:])
+        assert sizes[row].tolist() == case["out_size"][row, prefix:, 0][order].tolist()
