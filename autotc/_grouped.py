@@ -74,7 +74,8 @@ class Grouped(_Rows):
                 values = values / queries[:, None, None]
             for axis in TOKEN_AXES[kind]:
                 tokens = self._groups(values.movedim(axis, 1)[:, self.prefix :]).mean(2)
-                values = self.by_source(tokens.flatten(2)).unflatten(2, tokens.shape[2:]).movedim(1, axis)
+                whole = self.by_source(tokens.reshape(*tokens.shape[:2], -1))
+                values = whole.view(*whole.shape[:2], *tokens.shape[2:]).movedim(1, axis)
             out[kind] = values
         return out
 

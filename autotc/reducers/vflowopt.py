@@ -135,7 +135,7 @@ class VFlowOpt(Reducer):
         return known.gather(1, place)
 
     def flops(self, shape: Shape) -> float:
-        return 2.0 * shape.n**2
+        return 2.0 * shape.n**2 if self.recycle else 0.0
 
 
 def _away(score: Tensor, cell: Tensor, count: Tensor, valid: Tensor) -> Tensor:
