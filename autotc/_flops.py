@@ -83,7 +83,7 @@ def make_schedule(
 
     Raises:
         PolicyError: a layer out of range.
-        UnsupportedError: an `input` stage on an image of several views.
+        UnsupportedError: an `input` stage on an image of several views, unless they are equal tiles.
     """
     views = image if isinstance(image, Views) else Views((image,), image)
     grid, whole = views.tile, views.tile[0] * views.tile[1]
@@ -94,17 +94,18 @@ def make_schedule(
     for i, stage in enumerate(stages):
         part = 1.0 if kept is None else min(kept[i], 1.0)
         wanted = [min(k, budget(n, part)) for n, k in zip(counts, _asked(stage, counts), strict=True)]
-        before, rows = alive, ()
+        before = alive
+        rows: tuple[tuple[int, int], ...] = ()
         if stage.site == "input":
-            if len(alive) > 1:
+            if any(view != grid for view in views.grids):
                 raise UnsupportedError(
                     f"stages[{i}].site: 'input': {anatomy.family} cuts images into tiles of one size; "
                     "smaller images have no fewer tokens there"
                 )
             grid = _within(anatomy.image, grid, wanted[0])
             tile = grid[0] * grid[1]
-            alive = [tile]
-            attention, mlp, decoder = [tile] * blocks, [tile] * blocks, [tile] * layers
+            alive = [tile] * len(alive)
+            attention, mlp, decoder = [tile] * blocks, [tile] * blocks, [sum(alive)] * layers
         else:
             j = stage.layer or 0
             if stage.site == "vision":

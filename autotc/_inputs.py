@@ -22,7 +22,9 @@ _Key = tuple[int, ...]
 
 
 def resized(rule: ImageRule, stage: Stage, width: int, height: int) -> tuple[int, tuple[int, int]]:
-    """Return an image's original number of tokens, and the (rows, columns) of tokens it is shown with."""
+    """Return the original number of tokens of an image, or of each of its tiles, and the (rows, columns) of tokens it
+    is shown with.
+    """
     grid = rule.grid(width, height)
     original = grid[0] * grid[1]
     return original, rule.within(grid, stage.tokens(original))
@@ -59,7 +61,14 @@ class WrappedProcessor:
             return self._class.__call__(processor, images=images, text=text, **kwargs)
         sizes = [resized(self.rule, self.stage, *picture.size) for picture in flat]
         unit = self.rule.patch * self.rule.merge
-        if self.rule.fixed is not None:
+        if self.rule.cut:  # smaller tiles, in the arrangement of the large ones
+            side = sizes[0][1][0] * unit
+            canvases = [self.rule.canvas(*picture.size) for picture in flat]
+            smaller = (_shrunk(p, (c * side, r * side)) for p, (c, r) in zip(flat, canvases, strict=True))
+            images, kwargs = _rebuilt(images, smaller), {**kwargs, "size": {"height": side, "width": side}}
+            views = (len(self.rule.views(*picture.size).grids) for picture in flat)
+            sizes = [one for one, n in zip(sizes, views, strict=True) for _ in range(n)]
+        elif self.rule.fixed is not None:
             side = sizes[0][1][0] * unit
             kwargs = {
                 **kwargs,
@@ -67,9 +76,7 @@ class WrappedProcessor:
                 "crop_size": {"height": side, "width": side},
             }
         else:
-            smaller = iter(
-                _shrunk(p, (c * unit, r * unit)) for p, (_, (r, c)) in zip(flat, sizes, strict=True)
-            )
+            smaller = (_shrunk(p, (c * unit, r * unit)) for p, (_, (r, c)) in zip(flat, sizes, strict=True))
             images = _rebuilt(images, smaller)
             # the smallest size that is allowed must not blow a small grid up again
             kwargs = {**kwargs, "size": {"shortest_edge": unit**2, "longest_edge": self.rule.max_pixels}}

@@ -88,7 +88,10 @@ def check(policy: Policy, anatomy: Anatomy) -> None:
     for i, stage in enumerate(policy.stages):
         where = f"stages[{i}]"
         if stage.site not in family.sites:
-            raise UnsupportedError(f"{where}.site: {stage.site!r} is not supported for {anatomy.family}")
+            why = family.refusals.get(stage.site)
+            raise UnsupportedError(
+                f"{where}.site: {stage.site!r} is not supported for {anatomy.family}{f': {why}' if why else ''}"
+            )
         if stage.layer is not None and stage.layer > last[stage.site]:
             raise PolicyError(
                 f"{where}.layer: {stage.layer} is beyond this model; allowed at site '{stage.site}': "
@@ -168,8 +171,12 @@ class Compression:
             self._tap = Tap(watchers)
         step = self.plan.at("input")
         if step is not None:
-            settings = getattr(getattr(processor, "image_processor", None), "size", None)
-            rule = self.adapter.image_rule(self.anatomy.image, {"size": dict(settings or {})})
+            images = getattr(processor, "image_processor", None)
+            settings = {
+                "size": dict(getattr(images, "size", None) or {}),
+                "max_patches": getattr(images, "max_patches", None),
+            }
+            rule = self.adapter.image_rule(self.anatomy.image, settings)
             self._wrapped = WrappedProcessor(processor, step.stage, rule, self.adapter.image_token)
             self.decoder.announce = self._announce
         model: Any = self.model

@@ -50,7 +50,15 @@ class Processor:
         self.video_token_id: int | None = getattr(config, "video_token_id", None)
         vision = config.vision_config
         self._merge = getattr(vision, "spatial_merge_size", None)
-        self._patch: int = vision.patch_size
+        patch = vision.patch_size
+        self._patch: int = patch if isinstance(patch, int) else patch[0]
+        self._around, self._defaults = ("", ""), {}
+        ratio = getattr(config, "downsample_ratio", None)
+        if (
+            ratio is not None
+        ):  # InternVL: squares of patches are a token, images become tiles between two marks
+            self._patch = round(self._patch / ratio)
+            self._around, self._defaults = _marks(tokenizer), {"crop_to_patches": True}
         # CLIP's class row is in the features only with the "full" strategy
         self._extra = int(getattr(config, "vision_feature_select_strategy", "default") == "full")
         tokenizer.padding_side = "left"
@@ -96,8 +104,10 @@ class Processor:
                     p or size[k] for p, k in zip(pixels, ("shortest_edge", "longest_edge"), strict=True)
                 )
                 kwargs["size"] = {"shortest_edge": low, "longest_edge": high}
+            kwargs = {**self._defaults, **kwargs}
             data.update(self.image_processor(images=flat, return_tensors="pt", **kwargs))
         prompts = self._expand(prompts, self.image_tokens(data))
+        data.pop("num_patches", None)
         data = {**self.tokenizer(prompts, padding=padding, return_tensors="pt"), **data}
         data.pop("token_type_ids", None)
         if self._merge is not None:
@@ -110,7 +120,8 @@ class Processor:
             return [int(n) for n in data["image_grid_thw"].prod(-1) // (self._merge or 1) ** 2]
         if "pixel_values" in data:
             count, _, height, width = data["pixel_values"].shape
-            return [(height // self._patch) * (width // self._patch) + self._extra] * count
+            tokens = (height // self._patch) * (width // self._patch) + self._extra
+            return [tokens * int(tiles) for tiles in data.get("num_patches", [1] * count)]
         return []
 
     def apply_chat_template(
@@ -201,7 +212,9 @@ class Processor:
         out = []
         for prompt in prompts:
             first, *rest = prompt.split(self.image_token)
-            out.append(first + "".join(self.image_token * next(left) + part for part in rest))
+            begin, end = self._around
+            images = (begin + self.image_token * next(left) + end + part for part in rest)
+            out.append(first + "".join(images))
         return out
 
     def _modalities(self, ids: Tensor) -> Tensor:
@@ -290,6 +303,15 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _marks(tokenizer: Any) -> tuple[str, str]:
+    """Return the tokens that stand before and behind an image's placeholders."""
+    names = ("start_image_token", "end_image_token")
+    marks = [getattr(tokenizer, name, None) for name in names]
+    if None in marks:
+        raise ModelError(f"tokenizer_config.json: the tokenizer names no {' or '.join(map(repr, names))}")
+    return str(marks[0]), str(marks[1])
 
 
 def _image_token_id(config: Any) -> int:
