@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 
 
-def pairs(group: Tensor) -> list[tuple[int, int]]:
-    """Return (base view, map of the crops) of each image that has both, from the number (B,) of each row's image."""
+def pairs(group: Tensor, grids: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Return (base view, map of the crops) of each image that is shown by both.
+
+    Args:
+        group: (B,) the number of each row's image.
+        grids: (t, h, w) of each row; two rows of one grid are tiles, not a base view and a map.
+    """
     found = [(group == number).nonzero()[:, 0].tolist() for number in group.unique()]
-    return [(rows[0], rows[1]) for rows in found if len(rows) == 2]
+    return [(rows[0], rows[1]) for rows in found if len(rows) == 2 and grids[rows[0]] != grids[rows[1]]]
 
 
 def crop_cells(grid: tuple[int, int, int], tile: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

@@ -14,6 +14,7 @@ def test_crop_cells_know_padding_and_newlines() -> None:
     assert crop_cells((1, 1, 1), (3, 3))[0].tolist() == [-1]  # a lone newline
 
 
-def test_pairs_are_two_rows_of_one_image() -> None:
-    assert pairs(torch.tensor([3, 5, 5, 4])) == [(1, 2)]
-    assert pairs(torch.tensor([2, 2, 2, 0])) == []
+def test_pairs_are_a_base_view_and_a_map_of_one_image() -> None:
+    tile, crops = (1, 2, 2), (1, 4, 5)
+    assert pairs(torch.tensor([3, 5, 5, 4]), [tile, tile, crops, crops]) == [(1, 2)]
+    assert pairs(torch.tensor([2, 2, 2, 0, 0]), [tile] * 5) == []

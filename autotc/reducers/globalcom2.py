@@ -99,7 +99,7 @@ class GlobalCom2(Reducer):
         score = score if known else score.clamp_min(torch.finfo(score.dtype).tiny).log()
         count = budgets(view, budget)
         keep = top_mask(score, count, view.valid)
-        for base, crops in pairs(view.group):
+        for base, crops in pairs(view.group, view.grids):
             if view.grids[crops][2] > 1:  # else a lone newline
                 m = int(view.counts[crops])
                 keep[crops, :m] = self._crops(

@@ -73,7 +73,7 @@ class HiRED(Reducer):
         )
         count = budgets(view, budget)
         keep = top_mask(late, count, view.valid)
-        for base, crops in pairs(view.group):
+        for base, crops in pairs(view.group, view.grids):
             n, m = int(view.counts[base]), int(view.counts[crops])
             total = int(count[base] + count[crops])
             first = min(max(int(total * self.alpha), 1), n)
