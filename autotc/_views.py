@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autotc.anatomy import CropMap
+from autotc.anatomy import CropMap, ImageRule
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,23 @@ def newline_view(tile: int, group: int) -> View:
     return View((1, 1, 1), group, one * tile, -one)
 
 
+def image_views(rule: ImageRule, width: int, height: int, images: int, tile: int, group: int) -> list[View]:
+    """Return the views of an image of width x height pixels, one of `images` in its prompt.
+
+    The base view, then the map of its crops, or a lone newline embedding where it has no crops.
+
+    Args:
+        rule: of a family with such views.
+        tile: the tower's image that is its base tile; the crops follow.
+        group: the number of the image.
+    """
+    base = tile_view(rule.views(width, height, images).tile, tile, group)
+    crops = rule.crops(width, height, images)
+    if crops is None:
+        return [base, newline_view(tile, group)]
+    return [base, crop_view(crops, tile + 1, group)] if crops.rows else [base]
+
+
 def crop_view(crops: CropMap, first: int, group: int) -> View:
     """Return the view of an image's crops: rows of the map, each with a newline embedding at its end.
 
@@ -57,8 +74,8 @@ def crop_view(crops: CropMap, first: int, group: int) -> View:
     x = crops.left + _under(crops.columns, wide)
     tile = first + (y // side) * crops.tiles[1] + x // side
     patch = (y % side) * side + x % side
-    tile = torch.cat([tile, tile[:, -1:]], 1)
-    patch = torch.cat([patch, torch.full_like(patch[:, :1], -1)], 1)
+    tile = torch.nn.functional.pad(tile, (0, 1), value=first)
+    patch = torch.nn.functional.pad(patch, (0, 1), value=-1)
     return View((1, crops.rows, crops.columns + 1), group, tile.flatten(), patch.flatten())
 
 

@@ -135,8 +135,10 @@ class ImageRule:
         crops = self.crops(width, height, images)
         if crops is None:
             return Views((tile, (1, 1)), tile, 1, newlines=True)
-        tiles = crops.tiles[0] * crops.tiles[1]
-        return Views((tile, (crops.rows, crops.columns + 1)), tile, 1 + tiles, newlines=True)
+        tiles = 1 + crops.tiles[0] * crops.tiles[1]
+        if not crops.rows:  # an image so flat that not one row of patches is without padding
+            return Views((tile,), tile, tiles)
+        return Views((tile, (crops.rows, crops.columns + 1)), tile, tiles, newlines=True)
 
     def canvas(self, width: int, height: int) -> Grid:
         """Return the (columns, rows) of at most `cut` tiles whose aspect is nearest to that of the image.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from autotc._views import View, crop_view, newline_view, tile_view
+from autotc._views import View, image_views
 from autotc.adapters import llava
 from autotc.anatomy import ImageRule
 
@@ -68,16 +68,13 @@ class LlavaNext(llava.Llava):
         return replace(super().rule(config), pinpoints=pinpoints)
 
     def views(self, call: Mapping[str, Any]) -> list[View]:
-        """Return the base view and the map of the crops of each image, or a lone newline where it has no crops."""
         rule = self.rule(self.config.to_dict())
         sizes = [(int(w), int(h)) for h, w in call["image_sizes"].tolist()]
         out: list[View] = []
         tile = 0
         for group, ((width, height), images) in enumerate(zip(sizes, self._together(call), strict=True)):
-            seen, crops = rule.views(width, height, images), rule.crops(width, height, images)
-            out.append(tile_view(seen.tile, tile, group))
-            out.append(newline_view(tile, group) if crops is None else crop_view(crops, tile + 1, group))
-            tile += seen.tiles
+            out += image_views(rule, width, height, images, tile, group)
+            tile += rule.views(width, height, images).tiles
         return out
 
     def _together(self, call: Mapping[str, Any]) -> list[int]:

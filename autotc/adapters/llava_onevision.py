@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from autotc._views import View
-from autotc.adapter import OF_CLS_ROW
+from autotc.adapter import OF_CLS_ROW, OF_TEXT_ENCODER
 from autotc.adapters import llava, llava_next
 from autotc.anatomy import ImageRule
 from autotc.errors import UnsupportedError
@@ -76,7 +76,7 @@ class LlavaOnevision(llava_next.LlavaNext):
         "llava-onevision-7b": _7B,
         "llava-onevision-72b": _entry("llava-onevision-qwen2-72b-ov-hf", 8192, 29568, 80, 64, 8, 152128),
     }
-    signals_absent = OF_CLS_ROW
+    signals_absent = OF_CLS_ROW + OF_TEXT_ENCODER
     tower_prefix = 0
     towers = ("siglip_vision_model",)
     texts = ("qwen2",)

@@ -62,6 +62,15 @@ def views(rule: ImageRule, inputs: Mapping[str, Tensor]) -> list[Views]:
     return [rule.views(w, h, n) for (h, w), n in zip(sizes, alone, strict=True)]
 
 
+def scaled(rule: ImageRule, inputs: Mapping[str, Tensor]) -> list[bool]:
+    """Return for each view of a batch whether it is a map that was scaled down."""
+    out = []
+    for (h, w), seen in zip(inputs["image_sizes"].tolist(), views(rule, inputs), strict=True):
+        crops = rule.crops(w, h) if seen.tiles > 1 else None
+        out += [False, crops is not None and crops.inner != (crops.rows, crops.columns)]
+    return out
+
+
 def tokens(rule: ImageRule, sizes: list[tuple[int, int]]) -> list[int]:
     """Return the placeholders of each image of one prompt; the stock model refuses any other number."""
     return [rule.views(w, h, len(sizes)).tokens for h, w in sizes]

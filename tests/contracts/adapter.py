@@ -5,15 +5,18 @@ A new family adds a tiny model to `tests/apply/tiny.py`; all engine tests then r
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from autotc._views import View
 from autotc.adapter import ModelAdapter, adapter_for, adapters, anatomy, family_of
 from autotc.policy import SITES
 from autotc.reducer import SIGNALS
-from tests.apply import tiny
+from tests.apply import tiny, tiny_anyres
 
 
 class AdapterContract:
@@ -27,6 +30,7 @@ class AdapterContract:
         assert cls.__module__ == f"autotc.adapters.{cls.name}" and cls.name in adapters.names()
         assert all(family_of(t) is cls for t in cls.model_types)
         assert set(cls.sites) <= set(SITES) and set(cls.positions) <= {"original", "compact"}
+        assert set(cls.refusals) == set(SITES) - {"cache"} - set(cls.sites), "a missing site has a reason"
         assert "original" in cls.positions and set(cls.signals_absent) <= set(SIGNALS)
         for alias, entry in cls.aliases.items():
             numbers = anatomy(alias)
@@ -57,9 +61,12 @@ class AdapterContract:
             assert torch.equal(halves, output)
 
     def test_grids_and_order_are_those_of_the_features(self, kind: str) -> None:
-        """A tower row's token, in the adapter's order, gives the projector's feature at that index."""
+        """A tower row's token, in the adapter's order, gives the projector's feature at that index; where images
+        become several tiles a token of a view gives the feature of its tile and patch, or the newline embedding.
+        """
         adapter, inputs = self.adapter(kind), tiny.batch(kind, several=True)
         grids: list[Any] = []
+        calls = self.image_calls(adapter)
         projected: list[Tensor] = []
         adapter.tower.register_forward_pre_hook(
             lambda m, a, k: grids.extend(adapter.tower_grids(a, k)), with_kwargs=True
@@ -73,12 +80,58 @@ class AdapterContract:
             adapter.core(**inputs)
         counts = [t * h * w for t, h, w in grids]
         where = inputs["input_ids"] == adapter.image_token
+        views = adapter.views(calls[0])
+        if views is not None:
+            self.check_views(kind, adapter, views, embeds[0][where], projected[0], inputs)
+            return
         assert sum(counts) == int(where.sum())
         found = projected[0].reshape(-1, projected[0].shape[-1])
         order = adapter.tower_order(grids, found.device)
         order = torch.arange(len(found)) if order is None else order
         assert sorted(order.tolist()) == list(range(len(found)))
         assert torch.equal(embeds[0][where][order], found)
+
+    def check_views(
+        self,
+        kind: str,
+        adapter: ModelAdapter,
+        views: list[View],
+        embeds: Tensor,
+        projected: Tensor,
+        inputs: dict[str, Tensor],
+    ) -> None:
+        images = tiny_anyres.views(tiny.rule(kind), inputs)
+        assert [v.grid[1:] for v in views] == [grid for image in images for grid in image.grids]
+        assert [v.group for v in views] == [i for i, image in enumerate(images) for _ in image.grids]
+        assert len(projected) == sum(image.tiles for image in images)
+        scaled = tiny_anyres.scaled(tiny.rule(kind), inputs)
+        start = 0
+        for view, small in zip(views, scaled, strict=True):
+            n = view.grid[0] * view.grid[1] * view.grid[2]
+            assert len(view.patch) == len(view.tile) == n
+            newline = view.patch < 0
+            expected = torch.where(
+                newline[:, None], adapter.core.image_newline, projected[view.tile, view.patch]
+            )
+            seen, start = embeds[start : start + n], start + n
+            exact = (
+                newline if small else torch.ones_like(newline)
+            )  # tests/adapters/test_views.py has the rest
+            assert torch.equal(seen[exact], expected[exact])
+        assert start == len(embeds) and not all(scaled[1::2])
+
+    @staticmethod
+    def image_calls(adapter: ModelAdapter) -> list[dict[str, Any]]:
+        """Return the arguments of the calls of `get_image_features`, as they come."""
+        own, calls = adapter.core.get_image_features, []
+
+        @functools.wraps(own)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(dict(inspect.signature(own).bind(*args, **kwargs).arguments))
+            return own(*args, **kwargs)
+
+        adapter.core.get_image_features = noted
+        return calls
 
     def test_positions_of_a_prompt_are_those_of_generate(self, kind: str) -> None:
         adapter, inputs = self.adapter(kind), tiny.batch(kind)
