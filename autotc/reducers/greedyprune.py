@@ -75,12 +75,13 @@ def trade(relevance: Tensor, alike: Tensor, count: int | Tensor, valid: Tensor, 
     Returns:
         (B, K) int64 in the order of picks, K the largest count; entries past a row's count mean nothing.
     """
-    count = per_row(count, relevance)
+    count, alike = per_row(count, relevance), alike.nan_to_num()
     picks = valid.new_zeros(len(valid), int(count.max()) if len(valid) else 0, dtype=torch.long)
     closest = torch.full_like(relevance, -torch.inf)
     open_ = valid.clone()
     for step in range(picks.shape[1]):
         gain = relevance if step == 0 else relevance - weight * closest
+        gain = gain.nan_to_num(torch.finfo(gain.dtype).min)
         picks[:, step] = best = gain.masked_fill(~open_, -torch.inf).argmax(1)
         open_.scatter_(1, best[:, None], False)
         closest = torch.maximum(

@@ -108,7 +108,7 @@ def importance(attention: Tensor, x: Tensor) -> Tensor:
 
 def key_distance(keys: Tensor) -> Tensor:
     """Return the cosine distances (B, N, N) of keys (B, G, N, hd) concatenated over heads, never below 0."""
-    distance = (1 - cosine(keys.transpose(1, 2).flatten(2))).clamp_min(0)
+    distance = (1 - cosine(keys.transpose(1, 2).flatten(2))).clamp_min(0).nan_to_num(2)
     diagonal: Tensor = distance.diagonal(dim1=1, dim2=2)
     diagonal.zero_()
     return distance
