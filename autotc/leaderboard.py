@@ -285,13 +285,14 @@ def _row(
 
 
 def picture(boards: Sequence[Board]) -> DotChart:
-    """Return the picture of one or more boards, best methods first."""
+    """Return the picture of one or more boards: the main recipe of each method, best first."""
     panels = []
     for board in boards:
         whole = next(row for row in board.rows if row.policy is None)
         methods: dict[str, list[Dots]] = {}
+        main: dict[str, str] = {}
         for row in board.rows:
-            if row.policy is not None:
+            if row.policy is not None and main.setdefault(row.reducer, row.label) == row.label:
                 methods.setdefault(row.label, []).append(
                     Dots(f"{round(row.share * board.tokens)} tokens", row.quality[0], row.quality[1])
                 )

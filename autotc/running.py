@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotc.adapter import ModelSource, resolve_model
 from autotc.errors import ModelError
+from autotc.export import write_text
 from autotc.progress import SearchProgress, duration
 from autotc.proxies import proxy_folder
 from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
@@ -22,7 +24,7 @@ from autotc.tables.fronts import FrontView
 from autotc.task import SPLITS, Task
 
 if TYPE_CHECKING:
-    from autotc.search._session import Evaluates
+    from autotc._process import EvaluatorProcess
 
 STARTED = time.monotonic()
 OPTIONS = frozenset(SearchSpec.model_fields) - {"reducers"}
@@ -128,6 +130,71 @@ def bench_evaluate(model: str, max_tflops: float, policies: int, examples: int) 
     return reuse_benchmark(model_folder, make_task(None), found, examples, on=setting.on, threads=1)
 
 
+def bench_methods(model: str, examples: int, folder: Path) -> Path:
+    """Fill the leaderboard of one model in a folder, and draw the table and the picture of all that are there.
+
+    What the folder holds already is kept, so that an interrupted run goes on.
+
+    Returns:
+        The board's file.
+
+    Raises:
+        ModelError: unknown model, or no proxy of its family.
+        SpecError: the folder cannot be written to.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    from autotc import leaderboard as lb
+    from autotc.workload import parse_workload
+
+    source = resolve_model(model)
+    proxy, on, _ = _evaluated(source, "proxy")
+    full, evaluated, workload = source.anatomy, resolve_model(str(proxy)).anatomy, parse_workload("vqa")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{proxy.name}.json"
+    entries, limits, left_out = lb.plan(full, evaluated, workload)
+    request = workload.requests[0]
+    tokens = full.visual_tokens(request.width, request.height)
+    board = lb.Board(source.id, on, examples, workload.describe(), tokens, limits, [], left_out)
+    if path.is_file():
+        old = lb.Board.read(path)
+        wanted = {(e.label, e.share) for e in entries}
+        if (old.examples, old.on) == (examples, on):
+            board.rows = [row for row in old.rows if (row.label, row.share) in wanted]
+
+    def save(board: lb.Board) -> None:
+        write_text(path, json.dumps(board.as_dict(), indent=1, ensure_ascii=False) + "\n")
+
+    with (
+        make_evaluator(proxy, None, False, on) as evaluator,
+        Progress(
+            *Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)
+        ) as progress,
+    ):
+        task = progress.add_task("methods", total=len(entries))
+
+        def done(entry: lb.Entry) -> None:
+            progress.update(
+                task, advance=1, description=f"{entry.label} at {round(entry.share * tokens)} tokens"
+            )
+            save(board)
+
+        lb.measure(board, entries, evaluator, full, evaluated, workload, done)
+    save(board)
+    draw_leaderboard(folder)
+    return path
+
+
+def draw_leaderboard(folder: Path) -> None:
+    """Write `README.md` and `methods.png` from the boards in a folder."""
+    from autotc import leaderboard as lb
+
+    boards = [lb.Board.read(path) for path in sorted(folder.glob("*.json"))]
+    write_text(folder / "README.md", lb.table(boards))
+    lb.picture(boards).write(folder / "methods.png")
+
+
 def make_task(data: str | None, skip_bad: bool = False) -> Task:
     """Return the built-in scenes, or a user's JSONL."""
     if data is None:
@@ -139,7 +206,9 @@ def make_task(data: str | None, skip_bad: bool = False) -> Task:
     return Jsonl(Path(data), skip_bad)
 
 
-def make_evaluator(folder: Path, data: str | None, skip_bad: bool, on: str, processes: int = 1) -> Evaluates:
+def make_evaluator(
+    folder: Path, data: str | None, skip_bad: bool, on: str, processes: int = 1
+) -> EvaluatorProcess:
     """Build the evaluator of one of `processes` searching processes, which share the machine's cores."""
     from autotc._process import EvaluatorProcess, shared_cores
 

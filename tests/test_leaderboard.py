@@ -156,9 +156,14 @@ def test_table_and_picture_show_every_row(
     picture([board, board]).write(tmp_path / "methods.png")
     assert (tmp_path / "methods.png").stat().st_size > 20_000
     shown = picture([board]).panels[0][1]
-    assert set(shown) == {row.label for row in board.rows} - {"uncompressed"}
+    assert {reducer_of(board, label) for label in shown} == {row.reducer for row in board.rows} - {""}
+    assert len(shown) == len({row.reducer for row in board.rows}) - 1, "one row a method"
     means = [dots[0].value for dots in shown.values()]
     assert means == sorted(means, reverse=True)
+
+
+def reducer_of(board: Board, label: str) -> str:
+    return next(row.reducer for row in board.rows if row.label == label)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

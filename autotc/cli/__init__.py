@@ -36,6 +36,8 @@ app.add_typer(db, name="db")
 
 bench = typer.Typer(no_args_is_help=True, help="Measure autotc itself; timings are ratios taken in one run.")
 bench.command(name="evaluate")(measuring.bench_evaluate)
+bench.command(name="methods")(measuring.bench_methods)
+bench.command(name="reducers")(measuring.bench_reducers)
 app.add_typer(bench, name="bench")
 
 

@@ -122,3 +122,64 @@ def bench_evaluate(
         print_json(result)
     else:
         figures.bench(result)
+
+
+def bench_methods(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="An alias whose family has a proxy; may be given several times."),
+    ] = None,
+    examples: Annotated[int, typer.Option("--examples", min=2, help="Held-out examples a policy.")] = 512,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the boards, the table and the picture.")
+    ] = Path("studies/leaderboard"),
+    draw_only: Annotated[
+        bool, typer.Option("--draw-only", help="Write table and picture from the boards that are there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure every method and published recipe at equal exact cost; an interrupted run goes on where it was.
+
+    Takes about 20 minutes a model on two cores.
+    """
+    from autotc import running
+    from autotc.leaderboard import Board
+
+    for model in () if draw_only else models or ("qwen2.5-vl", "llava-1.5-7b"):
+        running.bench_methods(model, examples, out)
+    if draw_only:
+        running.draw_leaderboard(out)
+    boards = [Board.read(path) for path in sorted(out.glob("*.json"))]
+    if as_json:
+        print_json([board.as_dict() for board in boards])
+        return
+    for board in boards:
+        typer.echo(
+            f"{board.on}: {len(board.rows)} policies measured, {len(board.left_out)} left out with a reason"
+        )
+    typer.echo(f"Table: {out / 'README.md'}\nPicture: {out / 'methods.png'}")
+
+
+def bench_reducers(
+    tokens: Annotated[int, typer.Option("--tokens", min=4, help="Tokens of the image.")] = 576,
+    only: Annotated[
+        list[str] | None, typer.Option("--reducer", help="Only this one; may be given several times.")
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=2, help="Timed runs of each.")] = 7,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of torch.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Time each reducer's own decision at d = 4096 on the CPU, against the cosine map of the same tokens."""
+    from autotc import reducer_bench
+    from autotc.reducer import reducers
+    from autotc.tables import figures
+
+    for name in only or ():
+        reducers.get(name)  # an unknown name is refused before anything is timed
+    result = reducer_bench.run(
+        tokens, only or (), repeats, threads, each=lambda name: typer.echo(f"{name} ...", err=True)
+    )
+    if as_json:
+        print_json(result)
+    else:
+        figures.reducer_times(result)

@@ -98,3 +98,23 @@ def bench(result: dict[str, Any]) -> None:
     console.print(
         f"[dim]{result['examples']} examples a policy on {result['on']}, one process, {result['threads']} threads[/]"
     )
+
+
+def reducer_times(result: dict[str, Any]) -> None:
+    """Print each reducer's own time, slowest first."""
+    table = grid("reducer", "own time", "ratio", "charged", "what it does", left=("reducer", "what it does"))
+    for row in result["reducers"]:
+        table.add_row(
+            row["name"],
+            f"{row['ms']:.1f} ± {row['spread_ms']:.1f} ms",
+            f"{row['ratio']:.2f} x",
+            f"{row['gflops']:.2f} GFLOP",
+            row["why"],
+        )
+    console.print(table)
+    against = result["alternative"]
+    console.print(
+        f"[dim]Medians with half the distance of the quartiles; ratios are to a {against['name']} in the same run "
+        f"({against['ms']:.1f} ms, {against['gflops']:.2f} GFLOP); {result['threads']} thread of torch "
+        f"{result['torch']} on the CPU.[/]"
+    )
