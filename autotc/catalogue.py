@@ -74,7 +74,8 @@ class Paper:
         if self.preset:
             return f"{self.preset}: {self.why}"
         if self.waits_for:
-            return f"waits for {' and '.join(self.waits_for)}: {self.why}"
+            parts = ("the cache site" if part == "cache" else part for part in self.waits_for)
+            return f"waits for {' and '.join(parts)}: {self.why}"
         return f"{self.why}; {self.besides}" if self.besides else self.why
 
     def as_dict(self) -> dict[str, Any]:

@@ -131,6 +131,21 @@ def test_list_and_show(searched):
     assert json.loads(searched("show", "3", "--study", "s", "--json")[1])["trial"] == 3
 
 
+def test_papers_are_answered_filtered_and_written_as_a_page(autotc):
+    rows = json.loads(autotc("list", "papers", "--json")[1])
+    assert len(rows) == 355
+    assert all(row["status"] and row["why"] and row["answer"] for row in rows)
+    fastv = next(row for row in rows if row["arxiv"] == "2403.06764")
+    assert (fastv["status"], fastv["reducers"], fastv["year"]) == ("reducer", ["fastv"], 2024)
+    few = json.loads(autotc("list", "papers", "--status", "planned", "--match", "frames", "--json")[1])
+    assert few and all(row["status"] == "planned" and "videos" in row["waits_for"] for row in few)
+    printed = autotc("list", "papers", "--status", "study")[1]
+    assert f"{sum(row['status'] == 'study' for row in rows)} of 355 published systems" in printed
+    assert autotc("list", "papers", "--markdown")[1].startswith("# The catalogue")
+    assert "`fastv`" in autotc("list", "reducers", "--markdown")[1]
+    assert autotc("list", "reducers", "--match", "no such words")[1] == "no reducers\n"
+
+
 def test_published_cost_table(autotc):
     seen = {}
     for tokens in (576, 192, 128, 64):
@@ -151,6 +166,10 @@ def test_published_cost_table(autotc):
         (("cost", "--model", "qwen2.5-vl", "--visual-tokens", "100000"), "out of range"),
         (("show", "fasv"), "Did you mean 'fastv'"),
         (("list", "reducer"), "Did you mean 'reducers'"),
+        (("list", "papers", "--status", "planed"), "Did you mean 'planned'"),
+        (("list", "models", "--status", "planned"), "only papers have one"),
+        (("list", "models", "--markdown"), "no page of 'models'"),
+        (("list", "papers", "--markdown", "--match", "video"), "writes the whole page"),
         (("front",), "holds no study yet"),
         (("front", "nope"), "unknown study"),
         (("search", "--model", "qwen2.5-vl", "--sampler", "tpee"), "Did you mean 'tpe'"),

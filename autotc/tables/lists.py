@@ -16,6 +16,8 @@ from autotc.tables.console import console, grid
 if TYPE_CHECKING:
     from autotc.reducer import Reducer
 
+ASIDE = {("reducers", "needs")}  # in the data, but too wide for a terminal; `show` prints them
+
 
 def _models() -> list[dict[str, Any]]:
     from autotc.adapter import adapters, anatomy
@@ -114,11 +116,16 @@ def print_listing(what: str, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         console.print(f"no {what}")
         return
-    words = [name for name, value in rows[0].items() if not _is_number(value)]
-    table = grid(*rows[0], left=tuple(words))
+    columns = [name for name in rows[0] if (what, name) not in ASIDE]
+    right = {name for name in columns if _is_number(rows[0][name])} | {"presets"}
+    table = grid(*columns, left=tuple(name for name in columns if name not in right))
     for row in rows:
-        table.add_row(*(escape(plain(column, value)) for column, value in row.items()))
+        table.add_row(*(escape(plain(name, row[name])) for name in columns))
     console.print(table)
+    if what == "reducers":
+        console.print(
+            "[dim]One of them: autotc show fastv. What runs here of each paper: autotc list papers[/]"
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -129,6 +136,8 @@ def plain(column: str, value: Any) -> str:
     """Write one value as a cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if column == "presets":
+        return str(len(value))
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
     if isinstance(value, dict):
