@@ -264,6 +264,8 @@ def test_counts_and_caches_are_those_the_cost_model_predicts(kind: str) -> None:
     if kind in tiny_anyres.KINDS:
         seen = tiny_anyres.views(tiny.rule(kind), inputs)
         assert [g for views in seen for g in views.grids] == [(h, w) for _, h, w in images.grids]
+    if kind == "internvl":
+        seen = [Views(((4, 4),) * tiny.TILES[i], (4, 4), tiny.TILES[i]) for i in (0, 1, 3, 2)]
     plans = [schedule(policy, anatomy(model), views) for views in seen]
     for i in range(len(stages)):
         assert state.trace[i]["stage"] == i

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from autotc.adapter import family_of
 from autotc.apply import capture, compress, prefill, resume, score
 from tests.apply import tiny
 from tests.apply.fake_reducers import fakes  # noqa: F401
@@ -28,7 +29,7 @@ PLANS: dict[str, list[dict[str, Any]]] = {
     "merging": [{"site": "decoder", "layer": 2, "reducer": "merging", "keep": 0.4}],
 }
 KINDS = [(kind, positions) for kind in tiny.KINDS for positions in ("original", "compact")]
-SUPPORTED = [(k, p) for k, p in KINDS if p == "original" or k == "llava"]
+SUPPORTED = [(k, p) for k, p in KINDS if p in family_of(k).positions]
 ANSWER = torch.tensor([[9, 10, 11, 12], [20, 21, 22, 23], [30, 31, 32, 33]])
 
 
@@ -125,20 +126,22 @@ def test_decisions_do_not_depend_on_the_batch(kind: str) -> None:
         }
         if "image_grid_thw" not in inputs:
             per_image = ("pixel_values", "image_sizes", "batch_num_images")
-            alone |= {k: v[1:2] for k, v in inputs.items() if k in per_image}
+            tiles = slice(1, 1 + tiny.TILES[1] if kind == "internvl" else 2)
+            alone |= {k: v[tiles] for k, v in inputs.items() if k in per_image}
         else:
             rows = inputs["image_grid_thw"].prod(1).cumsum(0).tolist()
             alone["pixel_values"] = inputs["pixel_values"][rows[0] : rows[1]]
             alone["image_grid_thw"] = inputs["image_grid_thw"][1:2]
         prefill(compression, alone)
         rows = len(compression.kept)  # two views where an image has a map of crops
-        assert compression.kept == together[rows : 2 * rows]
+        mine = slice(1, 1 + rows) if kind == "internvl" else slice(rows, 2 * rows)
+        assert compression.kept == together[mine]
         compression.ids = torch.tensor([5])
         prefill(compression, alone)
         given = compression.kept
         compression.ids = torch.tensor([6])
         prefill(compression, alone)
-        assert compression.kept != given != together[rows : 2 * rows]
+        assert compression.kept != given != together[mine]
 
 
 def test_policies_that_start_in_the_tower_are_not_resumed() -> None:

@@ -97,7 +97,7 @@ def run(model: Any, inputs: dict[str, Tensor], **options: bool) -> Any:
 
 def images_of(kind: str, inputs: dict[str, Tensor]) -> list[tuple[int, list[int]]]:
     if kind in tiny.FIXED:
-        counts = [36] * len(inputs["pixel_values"])
+        counts = [tiny.FIXED[kind]] * len(inputs["pixel_values"])
     elif kind in tiny_anyres.KINDS:  # base view and map of each image
         counts = [n for views in tiny_anyres.views(tiny.rule(kind), inputs) for n in views.counts]
     else:

@@ -26,7 +26,8 @@ from autotc.policy import ModelRef, Policy, Stage
 from tests.apply import tiny_anyres
 
 KINDS = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava", "internvl", *tiny_anyres.KINDS)
-FIXED = ("llava", "internvl")  # every image has 6 x 6 tokens, positions are plain
+FIXED = {"llava": 36, "internvl": 16}  # tokens of every image, or of every tile
+TILES = (1, 3, 1, 5)  # of each image, where they stand next to one another
 LAYERS, BLOCKS, IMAGE, PAD, VOCAB = 6, 5, 3, 0, 64
 _TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -69,7 +70,7 @@ def model(kind: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
             "num_attention_heads": 2,
             "attention_bias": True,
             "use_qk_norm": True,
-            "image_size": 48,
+            "image_size": 32,
             "patch_size": 4,
             "initializer_range": 0.25,
             "layer_scale_init_value": 0.7,
@@ -78,7 +79,7 @@ def model(kind: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
             vision_config=vision,
             text_config={"model_type": "qwen3", "head_dim": 8, **_TEXT, **ids, "tie_word_embeddings": False},
             image_token_id=IMAGE,
-            image_seq_length=36,
+            image_seq_length=16,
             tie_word_embeddings=False,
         )
         cls = InternVLForConditionalGeneration
@@ -166,11 +167,13 @@ def batch(
         counts = [grids[image][0] * grids[image][1] for image in mine]
         if anyres:
             counts = tiny_anyres.tokens(rule(kind), [tiny_anyres.SIZES[image] for image in mine])
+        elif kind == "internvl":
+            counts = [FIXED[kind] * TILES[image] for image in mine]
         for image, count in zip(mine, counts, strict=True):
             h, w = grids[image]
             inner = [IMAGE] * count
-            ids += inner if kind in FIXED or anyres else [5, *inner, 6]
-            shown.append((h, w))
+            ids += inner if kind == "llava" or anyres else [5, *inner, 6]
+            shown += [(h, w)] * (TILES[image] if kind == "internvl" else 1)
         prompts.append(ids + torch.randint(7, VOCAB, (4 + 2 * i,), generator=random).tolist())
     longest = max(map(len, prompts))
     input_ids = torch.tensor([[PAD] * (longest - len(p)) + p for p in prompts])
@@ -181,7 +184,7 @@ def batch(
         out |= tiny_anyres.images(kind, rule(kind), sizes, random)
         out["pixel_values"] = out["pixel_values"].to(dtype)
     elif kind in FIXED:
-        side = 24 if kind == "llava" else 48
+        side = 24 if kind == "llava" else 32
         out["pixel_values"] = torch.randn(len(shown), 3, side, side, generator=random).to(dtype)
     else:
         grid = torch.tensor([(1, 2 * h, 2 * w) for h, w in shown])
