@@ -137,7 +137,8 @@ class Evaluator:
         else:
             results = [(known(batch.full), []) for _, batch in request]
         parts = [(*one, scores) for one, (scores, _) in zip(request, results, strict=True)]
-        trace = _trace(stages, [t for _, t in results])
+        images = sum(len(self._pixels[e.id]) for _, batch in request for e in batch.examples)
+        trace = _trace(stages, [t for _, t in results], images)
         return self._join(split, parts, trace, time.perf_counter() - begin)
 
     def numbers(self, outcomes: Outcomes) -> list[Number]:
@@ -334,13 +335,15 @@ class Evaluator:
         return self.processor.batch_decode(cut_off, skip_special_tokens=True)
 
 
-def _trace(stages: Sequence[Stage], traces: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return by stage the means over images of tokens asked and kept."""
+def _trace(
+    stages: Sequence[Stage], traces: Sequence[list[dict[str, Any]]], images: int
+) -> list[dict[str, Any]]:
+    """Return by stage the means over images of tokens asked and kept; an image may have several rows."""
     out = []
     for index, stage in enumerate(stages):
         found = [entry for trace in traces for entry in trace if entry["stage"] == index]
         means = {
-            name: float(torch.cat([entry[name].flatten().cpu().float() for entry in found]).mean())
+            name: float(torch.cat([entry[name].flatten().cpu().float() for entry in found]).sum() / images)
             for name in ("asked", "kept")
         }
         out.append({"site": stage.site, "layer": stage.layer, "reducer": stage.reducer, **means})

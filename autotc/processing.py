@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from autotc.adapter import anatomy
 from autotc.errors import DataError, ModelError
 from autotc.text_encoder import TextEncoder, load_text_encoder
 
@@ -59,6 +60,8 @@ class Processor:
         ):  # InternVL: squares of patches are a token, images become tiles between two marks
             self._patch = round(self._patch / ratio)
             self._around, self._defaults = _marks(tokenizer), {"crop_to_patches": True}
+        anyres = bool(getattr(config, "image_grid_pinpoints", None))
+        self._rule = anatomy(config).image if anyres else None
         # CLIP's class row is in the features only with the "full" strategy
         self._extra = int(getattr(config, "vision_feature_select_strategy", "default") == "full")
         tokenizer.padding_side = "left"
@@ -84,7 +87,8 @@ class Processor:
 
         Returns:
             A `BatchFeature` with `input_ids`, `attention_mask` (B, N) and, with images, what the image
-            processor gives (`pixel_values`, on Qwen `image_grid_thw`) and `mm_token_type_ids` (B, N) on Qwen.
+            processor gives (`pixel_values`, on Qwen `image_grid_thw`, where images are cut into tiles `image_sizes`)
+            and `mm_token_type_ids` (B, N) on Qwen.
 
         Raises:
             DataError: another number of placeholders than of images.
@@ -105,7 +109,10 @@ class Processor:
                 )
                 kwargs["size"] = {"shortest_edge": low, "longest_edge": high}
             kwargs = {**self._defaults, **kwargs}
-            data.update(self.image_processor(images=flat, return_tensors="pt", **kwargs))
+            # LLaVA-OneVision cuts only an image that is alone in its prompt into tiles
+            alone = self._rule is not None and self._rule.alone
+            shown = _by_prompt(images) if alone else flat
+            data.update(self.image_processor(images=shown, return_tensors="pt", **kwargs))
         prompts = self._expand(prompts, self.image_tokens(data))
         data.pop("num_patches", None)
         data = {**self.tokenizer(prompts, padding=padding, return_tensors="pt"), **data}
@@ -116,6 +123,11 @@ class Processor:
 
     def image_tokens(self, data: Any) -> list[int]:
         """Return the visual tokens of each image in the image processor's output."""
+        if self._rule is not None and "image_sizes" in data:
+            counts = data.get("batch_num_images", [1] * len(data["image_sizes"]))
+            together = [int(n) for n in counts for _ in range(int(n))]
+            sizes = [(int(h), int(w)) for h, w in data["image_sizes"]]
+            return [self._rule.views(w, h, n).tokens for (h, w), n in zip(sizes, together, strict=True)]
         if "image_grid_thw" in data:
             return [int(n) for n in data["image_grid_thw"].prod(-1) // (self._merge or 1) ** 2]
         if "pixel_values" in data:
@@ -319,6 +331,12 @@ def _image_token_id(config: Any) -> int:
         if getattr(config, name, None) is not None:
             return int(getattr(config, name))
     raise ModelError(f"config.json: model type {config.model_type!r} names no image token ('image_token_id')")
+
+
+def _by_prompt(images: Any) -> list[Any]:
+    """Return one list a prompt where images are given so, else a flat list."""
+    several = isinstance(images, list | tuple) and any(isinstance(mine, list | tuple) for mine in images)
+    return [list(mine) for mine in images if mine] if several else _flat(images)
 
 
 def _flat(images: Any) -> list[Image.Image]:

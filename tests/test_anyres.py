@@ -1,0 +1,139 @@
+"""Models that cut images into tiles, from pictures to figures: inputs, evaluation, limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from autotc.adapter import anatomy
+from autotc.apply import check
+from autotc.cost import estimate, estimate_tokens, floor_cost, schedule
+from autotc.errors import UnsupportedError
+from autotc.evaluate import Evaluator
+from autotc.policy import Policy, budget
+from autotc.processing import Processor, load_model, load_processor
+from autotc.workload import Request, Workload
+from tests.anyres_fixtures import anyres_folder
+from tests.evaluate_fixtures import Toy, picture, policy
+
+KINDS = ("llava_next", "llava_onevision")
+SIZES = [[(84, 84)], [(150, 60), (42, 42)], [(40, 170)]]
+QUESTIONS = ["what is left ?", "colour of the right half ?", "right ?"]
+
+
+def images() -> list[list[Any]]:
+    return [[picture(i, *size) for i, size in enumerate(row)] for row in SIZES]
+
+
+def full(kind: str, ours: Processor) -> Any:
+    """transformers' own processor around the same parts; LLaVA-OneVision's constructor wants a video processor."""
+    from transformers import LlavaNextProcessor, LlavaOnevisionProcessor
+
+    if kind == "llava_next":
+        return LlavaNextProcessor(
+            ours.image_processor,
+            ours.tokenizer,
+            patch_size=8,
+            vision_feature_select_strategy="default",
+            chat_template=ours.chat_template,
+            num_additional_image_tokens=1,
+        )
+    theirs = LlavaOnevisionProcessor.__new__(LlavaOnevisionProcessor)
+    theirs.image_processor, theirs.tokenizer, theirs.video_processor = (
+        ours.image_processor,
+        ours.tokenizer,
+        None,
+    )
+    theirs.chat_template, theirs.num_image_tokens = ours.chat_template, 36
+    theirs.vision_feature_select_strategy, theirs.vision_aspect_ratio = "full", "anyres_max_2"
+    theirs.image_token, theirs.image_token_id = ours.image_token, ours.image_token_id
+    theirs.video_token, theirs.video_token_id = "<video>", 7
+    return theirs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_equal_the_full_processor_s(kind: str) -> None:
+    ours = load_processor(anyres_folder(kind))
+    prompts = [ours.prompt(q, len(row)) for q, row in zip(QUESTIONS, SIZES, strict=True)]
+    expected = full(kind, ours)(images=images(), text=list(prompts), padding=True, return_tensors="pt")
+    found = ours(images=images(), text=prompts)
+    assert set(expected) == set(found) > {"pixel_values", "image_sizes"}
+    for name in expected:
+        assert torch.equal(torch.as_tensor(expected[name]), found[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stock_model_takes_the_inputs(kind: str) -> None:
+    """It refuses any other number of placeholders."""
+    model, ours = load_model(anyres_folder(kind))
+    data = ours.inputs(images(), QUESTIONS)
+    with torch.inference_mode():
+        assert torch.isfinite(model(**data).logits).all()
+    counts = [anatomy(model).visual_tokens(*size, len(row)) for row in SIZES for size in row]
+    assert counts == ours.image_tokens(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_figures_do_not_depend_on_reuse(kind: str) -> None:
+    folder, task = anyres_folder(kind), Toy(sizes=((84, 84), (150, 60)), images=6)
+    stages = [("projector", None, "random", 0.5), ("decoder", 2, "fastv", 0.2)]
+    cut = policy(folder, *stages)
+    reusing = Evaluator(folder, task, batch=4)
+    plain = Evaluator(reusing.model, task, batch=4, processor=reusing.processor, on=reusing.on, reuse=False)
+    one, two = reusing.evaluate(cut, "search", 8), plain.evaluate(cut, "search", 8)
+    assert one.columns() == two.columns()
+    again = reusing.evaluate(cut, "search", 8)
+    assert again.columns() == one.columns()
+    # 4 examples of either size, of whose images the views are cut to a half and to a fifth
+    views = [reusing.anatomy.image.views(*size) for size in ((84, 84), (150, 60))]
+    for entry, keep in zip(one.trace, (0.5, 0.2), strict=True):
+        asked = [budget(n, keep) for seen in views for n in seen.counts]
+        assert entry["kept"] == entry["asked"] == sum(asked) / 2
+
+
+@pytest.mark.parametrize(
+    ("site", "layer", "reducer"), [("input", None, "downsample"), ("vision", 2, "uniform")]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_sites_in_front_of_the_map_are_refused_with_a_reason(
+    kind: str, site: str, layer: int | None, reducer: str
+) -> None:
+    cut = policy(anyres_folder(kind), (site, layer, reducer, 0.5))
+    reason = "tiles of one size" if site == "input" else "holes in the map"
+    with pytest.raises(
+        UnsupportedError, match=rf"stages\[0\].site: '{site}' is not supported for {kind}: .*{reason}"
+    ):
+        check(cut, anatomy(anyres_folder(kind)))
+    if site == "input":
+        with pytest.raises(UnsupportedError, match="tiles of one size"):
+            estimate(cut, anatomy(anyres_folder(kind)), Workload((Request(width=96, height=96),)))
+
+
+def test_every_view_has_its_own_budget_and_the_tower_sees_all_tiles() -> None:
+    numbers = anatomy("llava-next")
+    views = numbers.image.views(672, 672)
+    stages = ({"site": "projector", "reducer": "random", "keep": 0.1},)
+    cut = Policy.model_validate(
+        {"model": {"family": "llava_next", "decoder_layers": 32, "vision_blocks": 24}, "stages": stages}
+    )
+    plan = schedule(cut, numbers, views)
+    assert plan.tokens == 2928 and plan.tiles == 5 and plan.cuts[0].rows == ((576, 58), (2352, 235))
+    assert plan.decoder == (293,) * 32 and plan.attention == (576,) * 24
+    square = Workload((Request(width=672, height=672, prompt_tokens=40, new_tokens=1),))
+    one = anatomy("llava-1.5-7b")
+    assert estimate(None, numbers, square).parts["tower"] == 5 * estimate(None, one, square).parts["tower"]
+    assert estimate_tokens(numbers, square, 1001).entering_tokens == 1001
+    assert floor_cost(numbers, square).tflops < estimate(cut, numbers, square).tflops_literature
+
+
+def test_several_images_are_charged_as_they_are_seen() -> None:
+    """LLaVA-OneVision cuts an image into tiles only where it is alone."""
+    numbers = anatomy("llava-onevision")
+    alone, both = (
+        Workload((Request(width=768, height=768, images=n, prompt_tokens=40, new_tokens=1),)) for n in (1, 2)
+    )
+    assert estimate(None, numbers, alone).entering_tokens == numbers.visual_tokens(768, 768) == 729 + 54 * 55
+    assert estimate(None, numbers, both).entering_tokens == 2 * 730 == 2 * numbers.visual_tokens(768, 768, 2)
+    assert estimate(None, numbers, alone).parts["tower"] == 2.5 * estimate(None, numbers, both).parts["tower"]
