@@ -28,7 +28,7 @@ STATUSES: dict[str, str] = {
     "search strategy": "finds recipes rather than tokens; planned as a strategy of the search",
     "planned": "waits for a part of autotc that is not built yet, which is named",
     "open": "needs no training and its rule is known; nobody has written the reducer yet",
-    "no specification": "no usable code is published, and its rule is not known well enough to rebuild it",
+    "no specification": "no usable code is known to us, nor the rule well enough to rebuild it",
     "needs training": "works only with weights that were trained for it",
     "other model": "made for models that autotc does not run: diffusion, state-space, detectors and others",
     "other subject": "not about fewer visual tokens: text, reasoning, weights, speech and others",
