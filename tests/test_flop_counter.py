@@ -27,7 +27,7 @@ class Case:
     """A tiny random model of a family, how to ask it about images, and pixels a token side."""
 
     model: nn.Module
-    inputs: Callable[[int, int, int], dict[str, Tensor]]
+    inputs: Callable[..., dict[str, Tensor]]
     pixels: int
 
     def counted(self, rows: int, columns: int, images: int = 1, new_tokens: int = 1) -> float:
@@ -75,16 +75,20 @@ def _prompt(tokens: int, images: int) -> Tensor:
 def _qwen(model_type: str) -> Case:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    patch, extra = (16, {"head_dim": 32}) if model_type == "qwen3_vl" else (14, {})
     vision: dict[str, Any] = {
         "depth": 4,
         "num_heads": 2,
-        "patch_size": 14,
+        "patch_size": patch,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
     }
     if model_type == "qwen2_5_vl":
         vision |= {"hidden_size": 64, "intermediate_size": 152, "window_size": 112, "out_hidden_size": 128}
         vision |= {"fullatt_block_indexes": [3]}
+    elif model_type == "qwen3_vl":
+        vision |= {"hidden_size": 64, "intermediate_size": 152, "out_hidden_size": 128}
+        vision |= {"deepstack_visual_indexes": [0, 2], "num_position_embeddings": 256}
     else:
         vision |= {"embed_dim": 64, "hidden_size": 128, "mlp_ratio": 4}
     config = AutoConfig.for_model(
@@ -99,6 +103,7 @@ def _qwen(model_type: str) -> Case:
             "bos_token_id": 1,
             "eos_token_id": 2,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            **extra,
         },
         vision_config=vision,
         image_token_id=IMAGE_ID,
@@ -115,11 +120,53 @@ def _qwen(model_type: str) -> Case:
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
             "mm_token_type_ids": (ids == IMAGE_ID).long(),
-            "pixel_values": torch.randn(images * rows * columns * 4, 3 * 2 * 14 * 14),
+            "pixel_values": torch.randn(images * rows * columns * 4, 3 * 2 * patch**2),
             "image_grid_thw": torch.tensor([[1, 2 * rows, 2 * columns]] * images),
         }
 
-    return Case(model, inputs, 28)
+    return Case(model, inputs, 2 * patch)
+
+
+def _internvl() -> Case:
+    """Tiles of 16 x 16 tokens; rows and columns are those of the arrangement of tiles."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.for_model(
+        "internvl",
+        text_config={
+            "model_type": "qwen3",
+            "hidden_size": 128,
+            "intermediate_size": 352,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "vocab_size": 512,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "tie_word_embeddings": False,
+        },
+        vision_config={
+            "hidden_size": 64,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "image_size": 448,
+            "patch_size": 14,
+        },
+        image_token_id=IMAGE_ID,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+
+    def inputs(rows: int, columns: int, images: int, side: int = 448) -> dict[str, Tensor]:
+        tiles = rows * columns + (rows * columns > 1)
+        ids = _prompt(tiles * (side // 28) ** 2, images)
+        pixels = torch.randn(images * tiles, 3, side, side)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+    return Case(model, inputs, 448)
 
 
 def _llava() -> Case:
@@ -163,10 +210,18 @@ def _llava() -> Case:
 @cache
 def case(family: str) -> Case:
     """The tiny model of a family; "qwen2_vl" is the older tower of the Qwen family."""
-    return _llava() if family == "llava" else _qwen(family)
+    own = {"llava": _llava, "internvl": _internvl}
+    return own[family]() if family in own else _qwen(family)
 
 
-GRIDS = {"qwen2_5_vl": (27, 38), "qwen2_vl": (32, 32), "llava": (32, 32)}  # 27 x 38: windows of four sizes
+# 27 x 38: windows of four sizes; InternVL: 2 x 2 tiles and the thumbnail, 1,280 tokens
+GRIDS = {
+    "qwen2_5_vl": (27, 38),
+    "qwen2_vl": (32, 32),
+    "qwen3_vl": (32, 33),
+    "llava": (32, 32),
+    "internvl": (2, 2),
+}
 
 
 def assert_close(cost: Cost, counted: float, what: str) -> None:
@@ -182,7 +237,7 @@ def assert_close(cost: Cost, counted: float, what: str) -> None:
 def test_the_uncompressed_model(family: str) -> None:
     it, (rows, columns) = case(family), GRIDS[family]
     cost = estimate(None, anatomy(it.model), it.workload(rows, columns, new_tokens=5))
-    assert cost.entering_tokens == rows * columns >= 1024
+    assert cost.entering_tokens == (1280 if family == "internvl" else rows * columns) >= 1024
     counted = it.counted(rows, columns, new_tokens=5)
     assert cost.tflops_exact == pytest.approx(counted, rel=1e-9), (cost.parts, counted)  # nothing is left out
 
@@ -203,6 +258,9 @@ class Pictures:
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> dict[str, Tensor]:
         crop = kwargs.get("crop_size")  # only where every image becomes one square
         width, height = (crop["width"], crop["height"]) if crop else images[0].size
+        tile = None if crop else kwargs.get("size", {}).get("height")  # only where images become tiles
+        if tile is not None:
+            return self.it.inputs(height // tile, width // tile, len(images), tile)
         return self.it.inputs(height // self.it.pixels, width // self.it.pixels, len(images))
 
 
@@ -221,17 +279,18 @@ POLICIES: dict[str, tuple[tuple[str, int | None, float, str], ...]] = {
 }
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava", "internvl"])
 @pytest.mark.parametrize("name", list(POLICIES))
 @pytest.mark.filterwarnings("ignore:autotc. this policy is unverified")
 def test_under_a_policy(family: str, name: str) -> None:
     check_policy(family, POLICIES[name], name)
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl", "internvl"])
 @pytest.mark.filterwarnings("ignore:autotc. this policy is unverified")
-def test_tokens_merged_inside_the_tower() -> None:
+def test_tokens_merged_inside_the_tower(family: str) -> None:
     stages = (("vision", 1, 0.75, "tome"), ("vision", 3, 0.5, "tome"), ("projector", None, 0.4, "random"))
-    check_policy("llava", stages, "tome")
+    check_policy(family, stages, "tome")
 
 
 def check_policy(family: str, stages: tuple[tuple[str, int | None, float, str], ...], name: str) -> None:
