@@ -154,18 +154,19 @@ class TokenView:
         return self.valid.sum(1)
 
 
-def text_space(view: TokenView) -> tuple[Tensor, Tensor, Tensor]:
+def text_space(view: TokenView) -> tuple[Tensor, Tensor, Tensor, int]:
     """Return image and text in one space: CLIP's where a text encoder is at hand, else the language model's.
 
     Returns:
-        (B, N, E) tokens, (B, T, E) text rows and (B, T) bool, which of those are real.
+        (B, N, E) tokens, (B, T, E) text rows, (B, T) bool, which of those are real, and the sign with which tokens
+        answer the text: CLIP's patches are least like the text that they show.
     """
-    if "clip_text" in view.signals:
+    if "clip_text" in view.signals and "clip_patches" in view.signals:
         text = view.signals["clip_text"][:, None]
-        return view.signals["clip_patches"], text, text.new_ones(text.shape[:2], dtype=torch.bool)
+        return view.signals["clip_patches"], text, text.new_ones(text.shape[:2], dtype=torch.bool), -1
     text = view.signals["text_embeds"]
     real = view.text_valid
-    return view.x, text, text.new_ones(text.shape[:2], dtype=torch.bool) if real is None else real
+    return view.x, text, text.new_ones(text.shape[:2], dtype=torch.bool) if real is None else real, 1
 
 
 Budget = int | Tensor

@@ -84,12 +84,17 @@ class CDPruner(Reducer):
         ),
     )
 
-    sign: int = param(-1, choices=(-1, 1), help="Sign of the cosine with the text (published: -1, for CLIP).")
+    sign: int = param(
+        0,
+        choices=(-1, 0, 1),
+        search=False,
+        help="Sign of the cosine with the text; 0: -1 in CLIP's space as published, 1 among word embeddings.",
+    )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        image, text, words = text_space(view)
+        image, text, words, turned = text_space(view)
         count = budgets(view, budget)
-        relevant = relevance(image, text, words, view.valid, self.sign)
+        relevant = relevance(image, text, words, view.valid, self.sign or turned)
         order = choose(view.x, relevant, count, view.valid)
         return select(order_mask(order, count, view.x.shape[1]))
 

@@ -28,7 +28,7 @@ from autotc.scoring import top_mask
 class Trim(Reducer):
     """Keep the tokens of highest text score and one more, the mean of all that are dropped.
 
-    The score is the inner product with the text, sign turned, as in the authors' code.
+    The score is the inner product with the text, in CLIP's space with the sign turned, as in the authors' code.
 
     Source: Less is More: A Simple yet Effective Token Reduction Method for Efficient Multi-modal LLMs (TRIM),
         arXiv 2409.10994.
@@ -62,13 +62,16 @@ class Trim(Reducer):
     )
 
     sign: int = param(
-        -1, choices=(-1, 1), help="Sign of the product with the text (published: -1, for CLIP)."
+        0,
+        choices=(-1, 0, 1),
+        search=False,
+        help="Sign of the product with the text; 0: -1 in CLIP's space as published, 1 among word embeddings.",
     )
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        image, text, words = text_space(view)
+        image, text, words, turned = text_space(view)
         mean = text.float().masked_fill(~words[..., None], 0).sum(1) / words.sum(1, keepdim=True).clamp_min(1)
-        score = self.sign * torch.einsum("bnd,bd->bn", image.float(), mean)
+        score = (self.sign or turned) * torch.einsum("bnd,bd->bn", image.float(), mean)
         count = budgets(view, budget)
         whole = count == view.counts
         kept = top_mask(score, torch.where(whole, count, count - 1), view.valid)

@@ -25,7 +25,7 @@ def test_cdpruner_parity_of_the_whole_where_the_space_is_one(case: Case) -> None
     # the reducer itself reads relevance from the tokens it prunes, so the two parts must agree there
     x, text = case["in_clip_image_embeds"][:1], case["in_clip_text_embeds"][None]
     view = TokenView(x, signals={"text_embeds": text})
-    assignment = make_reducer("cdpruner").assign(view, case.params["keep"])
+    assignment = make_reducer("cdpruner", {"sign": -1}).assign(view, case.params["keep"])
     words = torch.ones(text.shape[:2], dtype=torch.bool)
     relevant = relevance(x, text, words, view.valid, together=True)
     order = choose(x, relevant, torch.tensor([case.params["keep"]]), view.valid)

@@ -11,7 +11,7 @@ from tests.reducers.golden_cases import Case, cases
 def test_trim_parity(case: Case) -> None:
     x = case["in_features"]
     # the post-norm and the projection into CLIP's space are the identity in these cases
-    view = TokenView(x, signals={"text_embeds": case["in_text"][:, None]})
+    view = TokenView(x, signals={"clip_text": case["in_text"], "clip_patches": x})
     for row, count in enumerate(case["out_count"].tolist()):
         if case.params["k"] > 0:
             assert count == int(x.shape[1] * case.params["k"]) + 1
