@@ -62,7 +62,7 @@ def sections(text: str) -> dict[str, str]:
 
 
 def place(cls: type[Reducer], family: type[ModelAdapter]) -> dict[str, Any]:
-    """Return where a reducer may stand in a model family, what replaces a missing signal, and what is missing.
+    """Return where a reducer may stand in a model family, what replaces a missing signal, and what stands against it.
 
     A text encoder counts as missing: it comes with a processor, not with a family.
     """
@@ -70,13 +70,18 @@ def place(cls: type[Reducer], family: type[ModelAdapter]) -> dict[str, Any]:
 
     available = set(SIGNALS) - set(family.signals_absent) - set(OF_TEXT_ENCODER)
     missing = resolve_needs(cls, available)[1]
-    sites = [s for s in cls.sites if s in family.sites and (s == "vision" or not cls.size_bias)]
+    refused = {s: family.refusals.get(s, "not supported") for s in cls.sites if s not in family.sites}
+    if cls.size_bias:
+        refused |= {
+            s: "sizes weigh only inside the tower" for s in cls.sites if s not in ("vision", *refused)
+        }
     return {
         "family": family.name,
         "models": list(family.aliases),
-        "sites": [] if missing else sites,
+        "sites": [] if missing else [s for s in cls.sites if s not in refused],
         "instead": {n: cls.instead[n] for n in cls.needs if n not in available and n not in missing},
-        "missing": list(missing) or ([] if sites else [f"site {s}" for s in cls.sites]),
+        "missing": list(missing),
+        "refused": refused,
     }
 
 

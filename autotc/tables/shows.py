@@ -138,7 +138,9 @@ def _stage(stage: dict[str, Any]) -> str:
 
 def _place(family: dict[str, Any]) -> str:
     if not family["sites"]:
-        return f"nowhere, for want of {', '.join(family['missing'])}"
+        why = [f"{site}: {reason}" for site, reason in family["refused"].items()]
+        lacks = [f"it has no {', '.join(family['missing'])}"] if family["missing"] else []
+        return f"nowhere ({'; '.join(why + lacks)})"
     other: dict[str, list[str]] = {}
     for need, substitute in family["instead"].items():
         other.setdefault(substitute, []).append(need)
