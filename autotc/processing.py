@@ -319,11 +319,14 @@ def _quiet() -> Iterator[None]:
 
 def _marks(tokenizer: Any) -> tuple[str, str]:
     """Return the tokens that stand before and behind an image's placeholders."""
-    names = ("start_image_token", "end_image_token")
-    marks = [getattr(tokenizer, name, None) for name in names]
-    if None in marks:
-        raise ModelError(f"tokenizer_config.json: the tokenizer names no {' or '.join(map(repr, names))}")
-    return str(marks[0]), str(marks[1])
+    marks = {name: getattr(tokenizer, name, None) for name in ("start_image_token", "end_image_token")}
+    missing = [name for name, mark in marks.items() if mark is None]
+    if missing:
+        raise ModelError(
+            f"tokenizer_config.json: the tokenizer names no {' and no '.join(map(repr, missing))}"
+        )
+    begin, end = map(str, marks.values())
+    return begin, end
 
 
 def _image_token_id(config: Any) -> int:

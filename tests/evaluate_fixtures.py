@@ -1,4 +1,4 @@
-"""Tiny random model folders of both families, and a task of random pictures, to run whole models in tests."""
+"""Tiny random model folders of several families, and a task of random pictures, to run whole models in tests."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ WORDS = (
     "is",
 )
 WORDS += ("the", "colour", "of", "left", "right", "half", "?", ":", *COLORS)
+# as InternVL's tokenizer names them
+MARKS = {
+    "start_image_token": "<vs>",
+    "end_image_token": "<ve>",
+    "context_image_token": "<image>",
+    "video_token": "<video>",
+}
 TEMPLATE = """\
 {%- for message in messages -%}
 {{ message['role'] }} :{{ ' ' }}
@@ -53,7 +60,12 @@ def tokenizer(image: str) -> Any:
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.add_special_tokens(list(WORDS[:8]))
     outer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="right"
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="right",
+        extra_special_tokens=MARKS,
     )
     outer.chat_template = TEMPLATE.replace("{{ IMAGE }}", image)
     return outer
@@ -163,6 +175,99 @@ def llava_folder(layers: int = 5, width: int = 48, seed: int = 0) -> Path:
     images = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
     folder = Path(mkdtemp(prefix="tiny-llava-"))
     return _save(LlavaForConditionalGeneration(config), folder, "<image>", images, seed)
+
+
+@cache
+def qwen3_folder(layers: int = 5, width: int = 48, seed: int = 0) -> Path:
+    """A random Qwen3-VL with 14-pixel visual tokens and two levels of DeepStack."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text = {
+        "vocab_size": len(WORDS),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+        **ids,
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "patch_size": 7,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "out_hidden_size": width,
+    }
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=6,
+        video_token_id=7,
+        vision_start_token_id=4,
+        vision_end_token_id=5,
+        tie_word_embeddings=False,
+        **ids,
+    )
+    images = Qwen2VLImageProcessorPil(
+        patch_size=7, merge_size=2, size={"shortest_edge": 14 * 14, "longest_edge": 140 * 140}
+    )
+    folder = Path(mkdtemp(prefix="tiny-qwen3-"))
+    return _save(Qwen3VLForConditionalGeneration(config), folder, "<vs> <image> <ve>", images, seed)
+
+
+@cache
+def internvl_folder(layers: int = 5, width: int = 48, seed: int = 0) -> Path:
+    """A random InternVL: tiles of 48 x 48 pixels, 36 visual tokens each, at most four and a thumbnail."""
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "attention_bias": True,
+            "image_size": 48,
+            "patch_size": 4,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(WORDS),
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": False,
+            **ids,
+        },
+        image_token_id=6,
+        image_seq_length=36,
+        tie_word_embeddings=False,
+        **ids,
+    )
+    images = GotOcr2ImageProcessorPil(size={"height": 48, "width": 48}, max_patches=4)
+    folder = Path(mkdtemp(prefix="tiny-internvl-"))
+    model = InternVLForConditionalGeneration(config)
+    with torch.no_grad():  # scales of a block's halves; `_save` leaves only norms their ones
+        folder = _save(model, folder, "<image>", images, seed)
+        for name, weight in model.named_parameters():
+            if "lambda" in name:
+                weight.fill_(0.7)
+    model.save_pretrained(folder)
+    return folder
 
 
 def picture(seed: int, width: int = 84, height: int = 84) -> Image.Image:

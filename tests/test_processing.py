@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from autotc.errors import DataError, ModelError
 from autotc.processing import Processor, load_model, load_processor
-from tests.evaluate_fixtures import llava_folder, picture, qwen_folder
+from tests.evaluate_fixtures import internvl_folder, llava_folder, picture, qwen3_folder, qwen_folder
 
 SIZES = [[(84, 84)], [(56, 98), (42, 42)], [(70, 56)]]
 QUESTIONS = ["what is left ?", "colour of the right half ?", "right ?"]
@@ -22,11 +23,12 @@ def images() -> list[list[Any]]:
     return [[picture(i, *size) for i, size in enumerate(row)] for row in SIZES]
 
 
-def full_qwen(ours: Processor) -> Any:
+def full_qwen(ours: Processor, name: str = "Qwen2_5_VLProcessor") -> Any:
     """transformers' own processor around the same parts; its constructor alone wants a video processor."""
-    from transformers import Qwen2_5_VLProcessor
+    import transformers
 
-    full = Qwen2_5_VLProcessor.__new__(Qwen2_5_VLProcessor)
+    cls = getattr(transformers, name)
+    full = cls.__new__(cls)
     full.image_processor, full.tokenizer, full.video_processor = ours.image_processor, ours.tokenizer, None
     full.chat_template = ours.chat_template
     full.image_token, full.image_token_id = ours.image_token, ours.image_token_id
@@ -48,7 +50,29 @@ def full_llava(ours: Processor) -> Any:
     )
 
 
-@pytest.mark.parametrize(("folder", "full"), [(qwen_folder, full_qwen), (llava_folder, full_llava)])
+def full_qwen3(ours: Processor) -> Any:
+    return full_qwen(ours, "Qwen3VLProcessor")
+
+
+def full_internvl(ours: Processor) -> Any:
+    from transformers import InternVLProcessor
+
+    full = full_qwen(ours, "InternVLProcessor")
+    full.image_seq_length, full.start_image_token, full.end_image_token = 36, "<vs>", "<ve>"
+    full.multimodal_pattern = re.compile("(?P<image><image>)|(?P<video><video>)")
+    assert isinstance(full, InternVLProcessor)
+    return full
+
+
+@pytest.mark.parametrize(
+    ("folder", "full"),
+    [
+        (qwen_folder, full_qwen),
+        (qwen3_folder, full_qwen3),
+        (llava_folder, full_llava),
+        (internvl_folder, full_internvl),
+    ],
+)
 def test_tensors_equal_the_full_processor_s(folder: Any, full: Any) -> None:
     ours = load_processor(folder())
     prompts = [ours.prompt(q, len(row)) for q, row in zip(QUESTIONS, SIZES, strict=True)]
@@ -76,6 +100,37 @@ def test_qwen_inputs_have_one_placeholder_a_token_and_pad_on_the_left() -> None:
     lengths = data["attention_mask"].sum(1)
     for row, length in zip(data["attention_mask"], lengths, strict=True):
         assert row[-length:].all() and not row[: len(row) - length].any()
+
+
+def test_internvl_counts_follow_tiles_and_pixels() -> None:
+    from autotc.adapter import anatomy
+
+    model, ours = load_model(internvl_folder())
+    data = ours.inputs(images(), QUESTIONS)
+    rule = anatomy(model).image
+    assert rule.cut == 4, "as the image processor's file says"
+    tokens = [sum(rule.views(*size).tokens for size in row) for row in SIZES]
+    assert (data["input_ids"] == ours.image_token_id).sum(1).tolist() == tokens == [36 * 5, 36 * 4, 36]
+    assert len(data["pixel_values"]) == sum(tokens) // 36
+    assert ours.image_tokens({"pixel_values": torch.zeros(4, 3, 24, 24), "num_patches": [1, 3]}) == [9, 27]
+    with torch.inference_mode():
+        assert torch.isfinite(model(**data).logits).all()
+
+
+def test_marks_that_the_tokenizer_does_not_name_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(internvl_folder(), folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for place in (
+        settings,
+        settings.get("extra_special_tokens"),
+        settings.get("model_specific_special_tokens"),
+    ):
+        if isinstance(place, dict):
+            place.pop("end_image_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="names no 'end_image_token'"):
+        load_processor(folder)
 
 
 def test_llava_counts_follow_the_pixels() -> None:
