@@ -15,10 +15,11 @@ from autotc.apply import compress, prefill
 from autotc.errors import UnsupportedError
 from autotc.policy import ModelRef, Policy, Stage
 from autotc.processing import load_model
-from tests.evaluate_fixtures import llava_folder, picture, qwen_folder
+from tests.evaluate_fixtures import internvl_folder, llava_folder, picture, qwen3_folder, qwen_folder
 
-FOLDERS = [qwen_folder, llava_folder]
+FOLDERS = [qwen_folder, qwen3_folder, llava_folder, internvl_folder]
 SIZES = [(84, 84), (56, 98), (42, 42), (70, 56)]  # 36, 28, 9 and 20 tokens on the tiny Qwen
+TILES = [5, 3, 1, 1]  # on the tiny InternVL: 2 x 2, 1 x 2, each with a thumbnail
 QUESTIONS = ["what is left ?", "colour of the right half ?", "right ?", "what colour is the left half ?"]
 
 
@@ -58,6 +59,14 @@ def resized_by_hand(
 ) -> Any:
     """The stock processor's inputs for images with the given (rows, columns) of tokens."""
     prompts = [processor.prompt(q) for q in QUESTIONS]
+    if model.config.model_type == "internvl":
+        side = 8 * tokens[0][0]
+        canvases = [(2, 2), (1, 2), (1, 1), (1, 1)]
+        smaller = [
+            i.resize((side * c, side * r), Image.Resampling.BICUBIC)
+            for i, (c, r) in zip(images, canvases, strict=True)
+        ]
+        return processor(images=smaller, text=prompts, size={"height": side, "width": side})
     if model.config.model_type == "llava":
         side = 8 * tokens[0][0]
         return processor(
@@ -91,8 +100,12 @@ def test_equals_the_stock_model_on_the_resized_image(folder: Callable[[], Path])
             out = model.generate(
                 **made, max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True
             )
-        assert [int(k) for k in compression.trace[0]["kept"]] == [r * c for r, c in tokens]
-        asked = [max(1, int(0.5 * r * c + 0.5)) for r, c in grids]
+        times = TILES if model.config.model_type == "internvl" else [1] * len(SIZES)
+        kept = [r * c for (r, c), n in zip(tokens, times, strict=True) for _ in range(n)]
+        assert [int(k) for k in compression.trace[0]["kept"]] == kept
+        asked = [
+            max(1, int(0.5 * r * c + 0.5)) for (r, c), n in zip(grids, times, strict=True) for _ in range(n)
+        ]
         assert compression.trace[0]["asked"].tolist() == asked
     assert (out.logits[0] - stock_logits(model, expected)).abs().max() < 1e-5
     assert type(processor) is cls, "the processor is as it was"
@@ -109,7 +122,7 @@ def test_later_stages_count_from_the_original_image(folder: Callable[[], Path]) 
         Stage(site="projector", reducer="random", keep=0.3),
     )
     rule = anatomy(model).image
-    original = [rows * columns for rows, columns in (rule.grid(*size) for size in SIZES)]
+    original = [rows * columns for size in SIZES for rows, columns in rule.views(*size).grids]
     with compress(model, policy_of(model, *stages), processor) as compression:
         made = processor(images=images, text=prompts)
         with torch.no_grad():
