@@ -36,8 +36,8 @@ class ToDre(Reducer):
     Differs: written from the paper, there is no code of the authors. The second stage is a withdrawal in the
         presets: they let the tokens leave where attention between text and image falls below a threshold, a
         preset always does so after 7/8 of the layers. A tower without a CLS row begins with the token that
-        receives most attention (theirs with a random one). Each image has a first pick of its own. Tokens
-        stay in the image's order. Ties go to the lowest index.
+        receives most attention (theirs with a random one). Each view of an image has a first pick of its own
+        (theirs one in the thumbnail). Tokens stay in the image's order. Ties go to the lowest index.
     Cost: the cosines of all tokens, 2 N^2 D, and K N sums.
     """
 

@@ -75,11 +75,13 @@ class VFlowOpt(Reducer):
     Source: VFlowOpt: A Token Pruning Framework for LMMs with Visual Information Flow-Guided Optimization,
         arXiv 2508.05211.
     Differs: cells and kept tokens together meet the budget (the authors' count is only near the asked one);
-        where there are more cells than that, those of the most important tokens stay. The entropy of the
-        pixels is left out: its weight is 0 in all settings that were found. With no token above the threshold
-        the most attended one is asked alone, where theirs ends without a number. A tower whose map isn't at
-        hand is read by the attention that tokens receive from all. The search for settings is left to
-        `autotc search`. Ties go to the lowest index.
+        where there are more cells than that, those of the most important tokens stay. Each view of an image
+        has its own budget, and newline embeddings, which nothing attends to, leave first (theirs rank all
+        views together and keep newlines). The entropy of the pixels is left out: its weight is 0 in all
+        settings that were found. With no token above the threshold the most attended one is asked alone,
+        where theirs ends without a number. A tower whose map isn't at hand is read by the attention that
+        tokens receive from all. The search for settings is left to `autotc search`. Ties go to the lowest
+        index.
     Cost: the tower's map once, and its column sums.
     """
 
