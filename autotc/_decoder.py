@@ -37,6 +37,7 @@ from autotc._tower import Tower, TowerRun
 from autotc.adapter import ModelAdapter
 from autotc.assignment import Assignment, select
 from autotc.errors import UnsupportedError
+from autotc.keywords import keyword_marks
 from autotc.reducer import Signals, TokenView
 
 
@@ -330,18 +331,23 @@ class Decoder:
         return self._view(step, hidden, layout, run, signals)
 
     def _vision_signals(self, step: Step, layout: Layout, tower: TowerRun, run: Run) -> dict[str, Tensor]:
-        """Return what the vision side and its text encoder say about the tokens left."""
+        """Return what the vision side, its text encoder and the question say about the tokens left."""
         signals = tower_signals(step.needs, layout, tower, run.images)
+        if "text_keywords" in step.needs:
+            signals["text_keywords"] = keyword_marks(self._behind(run), self.processor).to(run.embeds.device)
         encoder = getattr(self.processor, "text_encoder", None)
         if encoder is not None and "clip_text" in step.needs:
-            rows, real = run.prompt.text_rows()
-            ids = run.input_ids[run.prompt.images.sample[:, None], rows]
-            behind = [row[valid].tolist() for row, valid in zip(ids, real, strict=True)]
-            signals["clip_text"] = encoder.texts(self.processor.questions(behind))
+            signals["clip_text"] = encoder.texts(self.processor.questions(self._behind(run)))
         if encoder is not None and "clip_patches" in step.needs:
             features = tower_signals(["features"], layout, tower, run.images)["features"]
             signals["clip_patches"] = encoder.patches(self.adapter.tower_norm, features)
         return signals
+
+    def _behind(self, run: Run) -> list[list[int]]:
+        """Return the text tokens behind each image."""
+        rows, real = run.prompt.text_rows()
+        ids = run.input_ids[run.prompt.images.sample[:, None], rows]
+        return [row[valid].tolist() for row, valid in zip(ids, real, strict=True)]
 
     def _rope(
         self, run: Run, layout: Layout, hidden: Tensor, kwargs: dict[str, Any]

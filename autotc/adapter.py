@@ -35,6 +35,7 @@ OF_CLS_ROW = (
 )
 OF_ONE_SEQUENCE_AN_IMAGE = ("vision_attention", "block_logits", "block_cls_logits")
 OF_TEXT_ENCODER = ("clip_text", "clip_patches")
+OF_PROCESSOR = ("text_keywords",)  # one that knows its own prompts
 
 
 class ModelAdapter:

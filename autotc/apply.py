@@ -26,7 +26,7 @@ from autotc._run import ATTACHED, check_cache
 from autotc._stages import Plan
 from autotc._tap import BASES, Tap, base_name
 from autotc._tower import Tower
-from autotc.adapter import OF_TEXT_ENCODER, ModelAdapter, adapter_for, adapters
+from autotc.adapter import OF_PROCESSOR, OF_TEXT_ENCODER, ModelAdapter, adapter_for, adapters
 from autotc.adapter import anatomy as anatomy_of
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment
@@ -118,10 +118,13 @@ def check(policy: Policy, anatomy: Anatomy) -> None:
 
 
 def plan_of(policy: Policy, adapter: ModelAdapter, processor: Any = None) -> Plan:
-    """Return a policy's steps with the signals to compute; a processor may bring a text encoder."""
-    encoder = getattr(processor, "text_encoder", None)
+    """Return a policy's steps with the signals to compute; a processor may know questions, or bring a text encoder."""
     absent = adapter.signals_absent
-    return Plan(policy, absent if encoder is not None else (*absent, *OF_TEXT_ENCODER))
+    if not hasattr(processor, "questions"):
+        absent = (*absent, *OF_PROCESSOR)
+    if getattr(processor, "text_encoder", None) is None:
+        absent = (*absent, *OF_TEXT_ENCODER)
+    return Plan(policy, absent)
 
 
 class Compression:

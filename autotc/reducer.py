@@ -24,6 +24,7 @@ SIGNALS: dict[str, str] = {
     "text_hidden": "(B,T,D) text rows of the hidden state entering layer k",
     "keys": "(B,G,N,hd) keys of layer k-1 after RoPE, G key-value heads",
     "text_keys": "(B,G,T,hd) the same for the text tokens",
+    "text_keywords": "(B,T) 1 where a token holds a part of the question's keywords, else 0; needs a processor",
     "normed": "(B,N,D) the state entering layer k under the model's final norm",
     "text_normed": "(B,T,D) the same for the text tokens",
     "text_self_attention": "(B,H,T,T) layer k-1, text tokens to text tokens; softmax over all keys, after RoPE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -29,9 +30,9 @@ class MMTok(Reducer):
     similarity.
 
     Source: MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs, arXiv 2508.18264.
-    Differs: all tokens of the prompt behind the image count (as in the authors' Qwen port); their LLaVA port
-        drops stock phrases and stop words before. Patches of the padding band take part. Ties go to the
-        lowest index.
+    Differs: keywords are the prompt's own tokens; the authors' LLaVA port joins the words and splits them into
+        tokens anew. Their Qwen port takes the whole question. Without a processor, or with `keywords` off, all
+        text behind the image counts. Patches of the padding band take part. Ties go to the lowest index.
     Cost: 2 N^2 Dv + 2 T N D for the cosines, 2 K (N + T) N for the gains.
     """
 
@@ -41,7 +42,8 @@ class MMTok(Reducer):
         "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", "2508.18264"
     )
     sites: ClassVar[tuple[str, ...]] = ("projector",)
-    needs: ClassVar[tuple[str, ...]] = ("features", "text_embeds")
+    needs: ClassVar[tuple[str, ...]] = ("features", "text_embeds", "text_keywords")
+    instead: ClassVar[Mapping[str, str]] = {"text_keywords": "text_embeds"}
     query_aware: ClassVar[bool] = True
     relevance: ClassVar[Literal["clip", "embedding", "none"]] = "embedding"
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -56,9 +58,14 @@ class MMTok(Reducer):
         0.2, low=0.005, high=1.0, log=True, help="Softmax over image similarities."
     )
 
+    keywords: bool = param(True, help="Cover the question's keywords alone, not all text behind the image.")
+
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
         text = view.signals["text_embeds"]
         words = view.text_valid if view.text_valid is not None else text.new_ones(text.shape[:2]).bool()
+        if self.keywords and "text_keywords" in view.signals:
+            named = words & (view.signals["text_keywords"] > 0.5)
+            words = torch.where(named.any(1, keepdim=True), named, words)
         said = _shares(cosine(text, view.x), self.text_temperature, words, view.valid)
         seen = _shares(cosine(view.signals["features"]), self.image_temperature, view.valid, view.valid)
         count = budgets(view, budget)

@@ -16,7 +16,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 import autotc.reducer
 from autotc._stages import Plan
 from autotc._tower import Tower
-from autotc.adapter import OF_TEXT_ENCODER
+from autotc.adapter import OF_PROCESSOR, OF_TEXT_ENCODER
 from autotc.apply import capture, compress, prefill, resume
 from autotc.assignment import Assignment, select
 from autotc.policy import ModelRef, Policy, Stage
@@ -312,4 +312,4 @@ def test_a_stateful_reducer_sees_the_layers_around_its_stages() -> None:
 
 def test_every_signal_of_the_table_is_covered() -> None:
     covered = {*plain.DECODER, *plain.PROJECTOR, *plain.VISION, *DECODER, *PROJECTOR, *VISION}
-    assert covered | set(OF_TEXT_ENCODER) == set(SIGNALS)
+    assert covered | set(OF_TEXT_ENCODER) | set(OF_PROCESSOR) == set(SIGNALS)

@@ -32,6 +32,10 @@ class Case:
     def __getitem__(self, name: str) -> Tensor:
         return torch.from_numpy(np.asarray(self._arrays[name]))
 
+    def texts(self, name: str) -> list[str]:
+        """Return an array of strings."""
+        return [str(text) for text in self._arrays[name].tolist()]
+
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
