@@ -226,7 +226,7 @@ def qwen3_folder(layers: int = 5, width: int = 48, seed: int = 0) -> Path:
 
 
 @cache
-def internvl_folder(layers: int = 5, width: int = 48, seed: int = 0) -> Path:
+def internvl_folder(layers: int = 5, width: int = 48, seed: int = 1) -> Path:
     """A random InternVL: tiles of 48 x 48 pixels, 36 visual tokens each, at most four and a thumbnail."""
     from transformers import InternVLConfig, InternVLForConditionalGeneration
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil

@@ -27,9 +27,17 @@ from autotc.policy import Policy
 from autotc.processing import load_model
 from autotc.task import SPLITS, Example, Split
 from autotc.tasks.jsonl import Jsonl
-from tests.evaluate_fixtures import Toy, llava_folder, picture, policy, qwen_folder
+from tests.evaluate_fixtures import (
+    Toy,
+    internvl_folder,
+    llava_folder,
+    picture,
+    policy,
+    qwen3_folder,
+    qwen_folder,
+)
 
-FAMILIES = {"qwen": qwen_folder, "llava": llava_folder}
+FAMILIES = {"qwen": qwen_folder, "qwen3": qwen3_folder, "llava": llava_folder, "internvl": internvl_folder}
 SIZES = ((84, 84), (84, 70), (56, 98), (84, 42))
 POLICIES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "projector": (("projector", None, "divprune", 0.4),),
