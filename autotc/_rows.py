@@ -19,6 +19,8 @@ TOKEN_AXES = {
     "cls_logits": (2,),
     "received": (2,),
     "keys": (1,),
+    "wide_row": (1,),
+    "wide_keys": (1,),
     "values": (2,),
     "value_row": (2,),
     "map": (1, 2),

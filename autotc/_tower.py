@@ -111,7 +111,7 @@ class Tower:
         batched = self.adapter.tower_prefix > 0  # uneven images are padded
         masks = [s.stage.layer or 0 for s in self.plan.of("vision") if s.reducer.size_bias or batched]
         out: dict[nn.Module, Watcher] = {}
-        for i in range(self.adapter.blocks_used):
+        for i in range(len(blocks)):
             # where blocks take no mask as an argument the watcher passes it on
             masked = bool(masks) and i >= min(masks) and not self.adapter.block_masks
             if masked or block.get(i) or i in behind:
@@ -329,6 +329,13 @@ class Tower:
                 found[kind] = _row(values[:, :, :1], values, used, 1.0).softmax(-1, dtype=_wide(values))
             elif kind == "received":
                 found[kind] = received_sum(queries, keys, used, scale, real)
+            elif kind == "wide_row":
+                # one head over the whole width: its logits are the heads' sum, at the width's own scale
+                row = _row(queries[:, :, :1], keys, None, scale).sum(1, keepdim=True) / keys.shape[1] ** 0.5
+                row = row if used is None else row + used[:, :1, 0].expand(len(row), -1, -1)
+                found[kind] = row.softmax(-1, dtype=_wide(keys))[:, 0]
+            elif kind == "wide_keys":
+                found[kind] = keys.transpose(1, 2).flatten(2)
             elif kind == "keys":
                 found[kind] = keys.mean(1)
             elif kind == "values":

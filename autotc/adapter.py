@@ -26,7 +26,8 @@ Grid = tuple[int, int, int]
 # signals of `autotc.reducer.SIGNALS` by what a tower has to have for them
 OF_CLS_ROW = (
     "cls_attention",
-    "cls_logits",
+    "final_cls_logits",
+    "final_cls_attention",
     "first_cls_attention",
     "early_cls_attention",
     "block_cls_attention",

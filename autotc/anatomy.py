@@ -271,11 +271,14 @@ def block_at(place: str, blocks: int, used: int, cls_row: bool) -> int:
     """Return the 0-based tower block that a signal behind the tower comes from.
 
     Args:
-        place: "first", "early" (a quarter of the depth), "middle" (3/8 of it with a CLS row, half without) or "last".
+        place: "first", "early" (a quarter of the depth), "middle" (3/8 of it with a CLS row, half without), "last"
+            (that makes the features) or "final" (the tower's very last, which LLaVA leaves out of the features).
         blocks: of the tower.
         used: blocks that run into the features.
         cls_row: whether a CLS row stands before the patches.
     """
+    if place == "final":
+        return blocks - 1
     middle = blocks * 3 // 8 if cls_row else blocks // 2
     found = {"first": 0, "early": blocks // 4 - 1, "middle": middle - 1, "last": blocks}[place]
     return max(0, min(found, used - 1))

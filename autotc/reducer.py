@@ -45,7 +45,11 @@ SIGNALS: dict[str, str] = {
     "received_attention": "(B,H,N) attention a token receives, mean over queries",
     "vision_keys": "(B,N,hd) keys, mean over heads",
     "features": "(B,N,Dv) encoder features before the projector (mean of a group on Qwen)",
-    "cls_logits": "(B,H,N) row of the CLS query before the softmax",
+    "final_cls_logits": "(B,H,N) row of the CLS query before the softmax, in the tower's very last block (LLaVA leaves "
+    "it out of the features)",
+    "final_cls_attention": "(B,N) the same row with all heads as one; softmax over all keys, the CLS key's own mass left "
+    "out",
+    "final_keys": "(B,N,Dv) keys of that block, heads side by side",
     "vision_attention": "(B,N,N) the whole map, mean over heads; softmax over all keys",
     "first_cls_attention": "(B,H,N) as cls_attention, first block",
     "first_received_attention": "(B,H,N) as received_attention, first block",

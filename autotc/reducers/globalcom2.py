@@ -78,8 +78,8 @@ class GlobalCom2(Reducer):
         "2501.05179",
     )
     sites: ClassVar[tuple[str, ...]] = ("projector",)
-    needs: ClassVar[tuple[str, ...]] = ("cls_logits",)
-    instead: ClassVar[Mapping[str, str]] = {"cls_logits": "received_attention"}
+    needs: ClassVar[tuple[str, ...]] = ("final_cls_logits",)
+    instead: ClassVar[Mapping[str, str]] = {"final_cls_logits": "received_attention"}
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             "globalcom2",
@@ -94,8 +94,8 @@ class GlobalCom2(Reducer):
     fill: bool = param(True, search=False, help="Give what rounding leaves to the best of the other tokens.")
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        known = "cls_logits" in view.signals
-        score = heads(view.signals["cls_logits" if known else "received_attention"])
+        known = "final_cls_logits" in view.signals
+        score = heads(view.signals["final_cls_logits" if known else "received_attention"])
         score = score if known else score.clamp_min(torch.finfo(score.dtype).tiny).log()
         count = budgets(view, budget)
         keep = top_mask(score, count, view.valid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,13 +28,11 @@ class PruMerge(Reducer):
     is the sum of all dropped ones, weighted likewise. With `plus` evenly spaced tokens are kept as well.
 
     Source: LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models, arXiv 2403.15388.
-    Differs: attention and keys are those of the block that makes the features, mean over heads; the authors
-        take queries and keys of the next block, which LLaVA discards, as one wide head. The count is the
-        method's own, with the budget as its cap, the sum of the dropped tokens included; where all are kept
+    Differs: the count is the method's own, with the budget as its cap, the sum of the dropped tokens included; where all are kept
         there is none. No outlier at all keeps one token, where the authors divide by zero. Tokens stay in the
         image's order, the sum at its heaviest source. Evenly spaced tokens are not repeated. A tower without
         a CLS row is read by received attention. Ties go to the lowest index.
-    Cost: 2 K N hd for the neighbours.
+    Cost: 2 K N D for the neighbours, D the tower's width.
     """
 
     name: ClassVar[str] = "prumerge"
@@ -43,10 +41,9 @@ class PruMerge(Reducer):
         "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models", "2403.15388"
     )
     sites: ClassVar[tuple[str, ...]] = ("projector",)
-    needs: ClassVar[tuple[str, ...]] = ("cls_attention", "vision_keys")
-    instead: ClassVar[Mapping[str, str]] = {"cls_attention": "received_attention"}
+    needs: ClassVar[tuple[str, ...]] = ("final_cls_attention", "final_keys")
+    instead: ClassVar[Mapping[str, str]] = {"final_cls_attention": "received_attention"}
     adaptive: ClassVar[bool] = True
-    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction"]] = "adapted"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             "prumerge-plus",
@@ -68,12 +65,14 @@ class PruMerge(Reducer):
     neighbours: int = param(32, low=1, high=128, log=True, help="Tokens added to each kept one.")
 
     def assign(self, view: TokenView, budget: Budget) -> Assignment:
-        name = "cls_attention" if "cls_attention" in view.signals else "received_attention"
-        attention = heads(view.signals[name])
+        if "final_cls_attention" in view.signals:
+            attention = view.signals["final_cls_attention"].float()
+        else:
+            attention = heads(view.signals["received_attention"])
         rows, places = [], []
         for row, cap in enumerate(budgets(view, budget).tolist()):
             n = int(view.counts[row])
-            matrix, anchors = self._matrix(attention[row, :n], view.signals["vision_keys"][row, :n], cap)
+            matrix, anchors = self._matrix(attention[row, :n], view.signals["final_keys"][row, :n], cap)
             rows.append(torch.nn.functional.pad(matrix, (0, view.x.shape[1] - n)))
             places.append(anchors)
         most = max(len(p) for p in places)
@@ -119,4 +118,4 @@ class PruMerge(Reducer):
 
     def flops(self, shape: Shape) -> float:
         width = shape.heads * shape.head_dim
-        return 2.0 * shape.n * width + 2.0 * shape.k * shape.n * shape.head_dim
+        return 2.0 * shape.n * width + 2.0 * shape.k * shape.n * width

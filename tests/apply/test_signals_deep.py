@@ -36,7 +36,9 @@ DECODER = (
     "transition",
 )
 PROJECTOR = (
-    "cls_logits",
+    "final_cls_logits",
+    "final_cls_attention",
+    "final_keys",
     "vision_attention",
     "first_cls_attention",
     "first_received_attention",
@@ -243,10 +245,16 @@ def test_tower_signals_on_clip() -> None:
         torch.testing.assert_close(found["block_cls_logits"], logits.mean(1)[:, 0, 1:], atol=1e-6, rtol=1e-6)
     projector, late = SEEN[3][1].signals, SEEN[4][1]
     last = tiny.BLOCKS - 2
-    q, k, _ = _projections(model, out, last)
+    q, k, _ = _projections(model, out, last + 1)  # the block that LLaVA leaves out of the features
     logits = (q[:, :, :1] @ k.transpose(-1, -2))[:, :, 0, 1:] * q.shape[-1] ** -0.5
     close = {"atol": 2e-6, "rtol": 1e-4}  # eager attention takes its softmax in float32
-    torch.testing.assert_close(projector["cls_logits"], logits, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(projector["final_cls_logits"], logits, atol=1e-6, rtol=1e-6)
+    wide_q, wide_k = (x.transpose(1, 2).flatten(2) for x in (q, k))
+    wide = (wide_q[:, :1] @ wide_k.transpose(1, 2))[:, 0] * wide_q.shape[-1] ** -0.5
+    torch.testing.assert_close(
+        projector["final_cls_attention"], wide.softmax(-1)[:, 1:], atol=1e-6, rtol=1e-6
+    )
+    torch.testing.assert_close(projector["final_keys"], wide_k[:, 1:], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(projector["vision_attention"], attentions[last].mean(1)[:, 1:, 1:], **close)
     for place in ("first", "early"):
         torch.testing.assert_close(projector[f"{place}_cls_attention"], attentions[0][:, :, 0, 1:], **close)
@@ -284,13 +292,13 @@ def test_signals_of_the_tower_follow_the_tokens_that_are_left() -> None:
 
 @pytest.mark.parametrize(
     ("blocks", "used", "prefix", "depths"),
-    [(24, 23, 1, (0, 5, 8, 22)), (32, 32, 0, (0, 7, 15, 31)), (4, 4, 0, (0, 0, 1, 3))],
+    [(24, 23, 1, (0, 5, 8, 22, 23)), (32, 32, 0, (0, 7, 15, 31, 31)), (4, 4, 0, (0, 0, 1, 3, 3))],
 )
 def test_depths_of_the_tower(blocks: int, used: int, prefix: int, depths: tuple[int, ...]) -> None:
     adapter: Any = SimpleNamespace(blocks=[None] * blocks, blocks_used=used, tower_prefix=prefix)
     reference = ModelRef(family="llava", decoder_layers=4, vision_blocks=blocks)
     tower = Tower(adapter, Plan(Policy(model=reference)), set())
-    assert tuple(map(tower.depth, ("first", "early", "middle", "last"))) == depths
+    assert tuple(map(tower.depth, ("first", "early", "middle", "last", "final"))) == depths
 
 
 def test_a_stateful_reducer_sees_the_layers_around_its_stages() -> None:

@@ -59,7 +59,7 @@ def test_globalcom2_parity(case: Case) -> None:
         x,
         valid=valid,
         grids=[(1, side, side), (1, h, w + 1)],
-        signals={"cls_logits": logits[:, None]},
+        signals={"final_cls_logits": logits[:, None]},
         group=torch.zeros(2, dtype=torch.long),
     )
     room = round(ratio * h * w)
@@ -85,7 +85,7 @@ def pictured(h: int, w: int, seed: int = 0) -> TokenView:
         logits[..., None],
         valid=valid,
         grids=[(1, 4, 4), (1, h, w + 1)],
-        signals={"cls_logits": logits[:, None]},
+        signals={"final_cls_logits": logits[:, None]},
         group=torch.zeros(2, dtype=torch.long),
     )
 
@@ -103,7 +103,7 @@ def test_globalcom2_newlines_and_budgets(h: int, w: int, newlines: bool) -> None
 
 def test_crops_that_the_thumbnail_attends_to_keep_more() -> None:
     view = pictured(8, 8)
-    view.signals["cls_logits"][0, 0, :16] = torch.tensor([0.0, 0, 9, 9, 0, 0, 9, 9] + [0.0] * 8)
+    view.signals["final_cls_logits"][0, 0, :16] = torch.tensor([0.0, 0, 9, 9, 0, 0, 9, 9] + [0.0] * 8)
     anchors = make_reducer("globalcom2", {"newlines": False}).assign(view, torch.tensor([4, 16])).anchors[1]
     cells = crop_cells((1, 8, 9), (4, 4))[0][anchors]
     shares = torch.bincount(cells, minlength=4).tolist()
@@ -117,5 +117,5 @@ def test_globalcom2_one_view_and_a_lone_newline() -> None:
     view.valid[1] = torch.arange(view.x.shape[1]) < 1
     assert make_reducer("globalcom2").assign(view, torch.tensor([3, 1])).kept.tolist() == [3, 1]
     view.group = torch.tensor([0, 1])
-    best = view.signals["cls_logits"][0, 0, :16].topk(3).indices.sort().values.tolist()
+    best = view.signals["final_cls_logits"][0, 0, :16].topk(3).indices.sort().values.tolist()
     assert make_reducer("globalcom2").assign(view, torch.tensor([3, 1])).anchors[0].tolist() == best

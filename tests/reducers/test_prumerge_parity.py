@@ -32,7 +32,7 @@ def test_prumerge_parity(case: Case, plus: bool) -> None:
         "neighbours": case.params["neighbours"],
     }
     reducer = make_reducer("prumerge", params)
-    view = TokenView(x, signals={"cls_attention": attention, "vision_keys": keys[:, 1:]})
+    view = TokenView(x, signals={"final_cls_attention": attention[:, 0], "final_keys": keys[:, 1:]})
     assignment = reducer.assign(view, x.shape[1])
     theirs = case["out_tokens"][0]
     assert assignment.kept.tolist() == [len(theirs)]
@@ -47,8 +47,8 @@ def test_prumerge_parity(case: Case, plus: bool) -> None:
 def test_prumerge_takes_the_budget_as_a_cap() -> None:
     random = torch.Generator().manual_seed(0)
     signals = {
-        "cls_attention": (torch.randn(1, 2, 64, generator=random) * 2).softmax(-1),
-        "vision_keys": torch.randn(1, 64, 8, generator=random),
+        "final_cls_attention": (torch.randn(1, 64, generator=random) * 2).softmax(-1),
+        "final_keys": torch.randn(1, 64, 8, generator=random),
     }
     view = TokenView(torch.randn(1, 64, 4, generator=random), signals=signals)
     free = int(make_reducer("prumerge").assign(view, 64).kept)
