@@ -95,7 +95,6 @@ class FiCoCoV(Reducer):
         cls = view.signals["block_cls_logits"].float().masked_fill(~view.valid, 0)
         pair = view.valid[:, :, None] & view.valid[:, None]
         given = view.signals["block_logits"].float().masked_fill(~pair, 0).sum(-1)
-        given = given / view.counts.clamp_min(1)[:, None]
         return self.beta * _over_length(cls) - (1 - self.beta) * _over_length(given)
 
     def _order(self, view: TokenView) -> Tensor:
