@@ -62,12 +62,11 @@ class GlobalCom2(Reducer):
 
     Source: Compression with Global Guidance: Towards Training-free High-Resolution MLLMs Acceleration, arXiv
         2501.05179.
-    Differs: logits are those of the block that makes the features; the authors take the one after it, which
-        LLaVA never runs. Newline embeddings are kept first, as theirs, but count in the budget of the crops, and
-        none is favoured where they would take more than half of it. What rounding down leaves goes to the
-        highest scores left (`fill`), what is too much comes off the lowest. Tokens stay in the image's order.
-        Padding and its newlines take no part. A tower without a CLS row is read by the log of received
-        attention. Ties go to the lowest index.
+    Differs: newline embeddings are kept first, as theirs, but count in the budget of the crops, and none is
+        favoured where they would take more than half of it. What rounding down leaves goes to the highest
+        scores left (`fill`), what is too much comes off the lowest. Tokens stay in the image's order. Padding
+        and its newlines take no part. A tower without a CLS row is read by the log of received attention. Ties
+        go to the lowest index.
     Cost: one attention row, 2 N D, and sorts; with received attention 2 N^2 D.
     """
 
