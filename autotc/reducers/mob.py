@@ -29,7 +29,7 @@ class MoB(Reducer):
 
     Each text token proposes its nearest visual tokens; the proposals of highest similarity stay.
 
-    Source: Why 1 + 1 < 1 in Visual Token Pruning: Beyond Naive Integration via Multi-Objective Balanced
+    Source: Why 1 + 1 < 1 in Visual Token Pruning: Beyond Naïve Integration via Multi-Objective Balanced
         Covering, arXiv 2505.10118.
     Differs: written from the paper's pseudocode, the authors' repository has no code. Before the language
         model instead of in its layer 2. A token proposed twice counts with its highest similarity (the paper
@@ -44,7 +44,7 @@ class MoB(Reducer):
     name: ClassVar[str] = "mob"
     title: ClassVar[str] = "MoB"
     source: ClassVar[Source] = Source(
-        "Why 1 + 1 < 1 in Visual Token Pruning: Beyond Naive Integration via Multi-Objective Balanced Covering",
+        "Why 1 + 1 < 1 in Visual Token Pruning: Beyond Naïve Integration via Multi-Objective Balanced Covering",
         "2505.10118",
     )
     sites: ClassVar[tuple[str, ...]] = ("projector",)
