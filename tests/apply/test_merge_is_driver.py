@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autotc.adapter import family_of
 from autotc.apply import Compression, compress, prefill
 from tests.apply import tiny, tiny_anyres
 from tests.apply.fake_reducers import fakes  # noqa: F401
@@ -278,7 +279,7 @@ class Driver:
                     layer(
                         hidden,
                         attention_mask=None,
-                        position_embeddings=text.rotary_emb(hidden, positions[..., [c for c, _ in rows]]),
+                        position_embeddings=text.rotary_emb(hidden, self._placed(positions, rows)),
                     ),
                     positions,
                 )
@@ -309,6 +310,11 @@ class Driver:
             mm_token_type_ids=self.inputs["mm_token_type_ids"],
         )
         return found[:, prompt : prompt + 1]
+
+    def _placed(self, positions: Tensor, rows: list[Any]) -> Tensor:
+        if self.compression.policy.positions == "compact":
+            return torch.arange(len(rows))[None]
+        return positions[..., [c for c, _ in rows]]
 
     def _cut_prompts(self, stage: int, layer: int, prompts: list[Any]) -> list[Any]:
         before = [list(mine) for mine in self.left]
@@ -347,12 +353,21 @@ def biased_attention(attention: Any, hidden: Tensor, rope: Any, allowed: Tensor,
     return attention.proj((weights @ v).transpose(0, 1).reshape(r, -1))
 
 
+RENUMBERED = [kind for kind in tiny.KINDS if "compact" in family_of(kind).positions]
+
+
 @pytest.mark.usefixtures("fakes")
-@pytest.mark.parametrize(("kind", "name"), tiny.cases(PLANS))
-def test_prefill_in_float64(kind: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "positions"),
+    [
+        *((*case, "original") for case in tiny.cases(PLANS)),
+        *((kind, "both", "compact") for kind in RENUMBERED),
+    ],
+)
+def test_prefill_in_float64(kind: str, name: str, positions: str) -> None:
     model = tiny.model(kind, torch.float64)
     inputs = tiny.batch(kind, torch.float64, several=True)
-    policy = tiny.policy(model, *PLANS[name])
+    policy = tiny.policy(model, *PLANS[name], positions=positions)
     with compress(model, policy) as compression, last_residual(model) as seen, torch.no_grad():
         prefill(compression, inputs)
         driver = Driver(model, compression, inputs)
