@@ -100,7 +100,8 @@ def reducer_work(anatomy: Anatomy) -> Charge:
         heads, head_dim = (d.heads, d.head_dim) if stage.site == "decoder" else (v.heads, v.width // v.heads)
         width = v.width if stage.site in ("input", "vision") else d.width
         reducer = _reducer(stage.reducer, tuple(sorted(stage.params.items())))
-        own = sum(reducer.flops(Shape(n, k, width, heads, head_dim, text)) for n, k in cut.rows)
+        n, k = map(max, zip(*cut.rows, strict=True))  # rows of one image are padded to the longest
+        own = len(cut.rows) * reducer.flops(Shape(n, k, width, heads, head_dim, text))
         for place in _maps(stage.reducer, v.prefix > 0):
             if place == "block":
                 block = (stage.layer or 0) - (not cuts_inside(stage))

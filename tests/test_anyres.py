@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from autotc.adapter import anatomy
-from autotc.apply import check
+from autotc.apply import check, compress
 from autotc.cost import estimate, estimate_tokens, floor_cost, schedule
 from autotc.errors import UnsupportedError
 from autotc.evaluate import Evaluator
-from autotc.policy import Policy, budget
+from autotc.policy import ModelRef, Policy, Stage, budget
 from autotc.processing import Processor, load_model, load_processor
 from autotc.workload import Request, Workload
 from tests.anyres_fixtures import anyres_folder
@@ -137,3 +141,81 @@ def test_several_images_are_charged_as_they_are_seen() -> None:
     assert estimate(None, numbers, alone).entering_tokens == numbers.visual_tokens(768, 768) == 729 + 54 * 55
     assert estimate(None, numbers, both).entering_tokens == 2 * 730 == 2 * numbers.visual_tokens(768, 768, 2)
     assert estimate(None, numbers, alone).parts["tower"] == 2.5 * estimate(None, numbers, both).parts["tower"]
+
+
+def counted(model: Any, inputs: dict[str, torch.Tensor], new_tokens: int) -> float:
+    """Return the TFLOP per 1,000 requests that PyTorch counts over a whole `generate`."""
+    lengths = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.generate(**inputs, **lengths, do_sample=False, pad_token_id=0)
+    return counter.get_total_flops() / 1e9
+
+
+@cache
+def large(kind: str) -> Any:
+    """A random model of tiles of 16 x 16 tokens."""
+    text = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "vocab_size": 512}
+    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 6, "num_attention_heads": 2}
+    vision |= {"image_size": 224, "patch_size": 14}
+    towers = {
+        "llava_next": {"model_type": "clip_vision_model", **vision},
+        "llava_onevision": {"model_type": "siglip_vision_model", "vision_use_head": False, **vision},
+    }
+    config = AutoConfig.for_model(
+        kind,
+        vision_config=towers[kind],
+        text_config={"model_type": "llama" if kind == "llava_next" else "qwen2", **text},
+        image_grid_pinpoints=[[224, 448], [448, 224], [448, 448], [672, 224], [224, 672]],
+        image_token_index=500,
+        **({"vision_aspect_ratio": "anyres_max_4"} if kind == "llava_onevision" else {}),
+    )
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (),
+        (
+            ("projector", None, "visionzip", 0.45),
+            ("decoder", 2, "fastv", 0.2),
+            ("decoder", 4, "withdraw", 0.0),
+        ),
+        (("projector", None, "hired", 0.5), ("decoder", 3, "sparsevlm", 0.2)),
+        (("decoder", 2, "dart", 0.3),),
+    ],
+    ids=["uncompressed", "projector, decoder, withdrawal", "maps of tiles, joint budgets", "decoder"],
+)
+@pytest.mark.filterwarnings("ignore:autotc. this policy is unverified")
+def test_exact_flops_are_those_pytorch_counts(kind: str, stages: tuple[Any, ...]) -> None:
+    """Tower and projector over every tile, the decoder over base and map; within 1 %, as for the other families."""
+    model, (width, height), text = large(kind), (500, 430), 40
+    numbers = anatomy(model)
+    seen = numbers.image.views(width, height)
+    assert seen.tiles == 5 and seen.tokens >= 1024
+    ids = torch.tensor([[1, *[500] * seen.tokens, *range(4, 3 + text)]])
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(1, 5, 3, 224, 224),
+        "image_sizes": torch.tensor([[height, width]]),
+    }
+    request = Request(width=width, height=height, prompt_tokens=text, new_tokens=3)
+    reference = ModelRef(
+        family=kind, decoder_layers=numbers.decoder.layers, vision_blocks=numbers.vision.blocks
+    )
+    cut = Policy(
+        model=reference,
+        stages=tuple(Stage(site=s, layer=j, reducer=r, keep=k) for s, j, r, k in stages),
+    )
+    cost = estimate(cut, numbers, Workload((request,)))
+    with compress(model, cut) as handle:
+        found = counted(model, inputs, 3)
+        kept = [int(entry["kept"].sum()) for entry in handle.trace]
+    assert (kept or [seen.tokens])[-1] == cost.final_tokens
+    error = cost.tflops_exact / found - 1
+    print(f"{kind}, {stages}: estimated {cost.tflops_exact:.4f}, counted {found:.4f} ({error:+.3%})")
+    assert abs(error) < (0.01 if stages else 1e-9), cost.parts
