@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import InternVLConfig
 
 from autotc.adapter import adapter_for, anatomy, family_of
@@ -14,8 +16,11 @@ from autotc.apply import compress, prefill
 from autotc.cost import full_cost, schedule
 from autotc.errors import UnsupportedError
 from autotc.policy import ModelRef, Policy, Stage
+from autotc.reducer import TokenView
 from autotc.workload import Request, Workload
 from tests.apply import tiny
+from tests.apply.fake_reducers import FAKES, Uneven, fakes  # noqa: F401
+from tests.apply.reference import kept_by_stage, masked, square_rows
 
 
 @pytest.mark.parametrize(
@@ -114,3 +119,86 @@ def test_other_makes_are_refused_by_name(changes: dict[str, Any], message: str) 
         config[key] = {**config[key], **value} if isinstance(value, dict) else value
     with pytest.raises(UnsupportedError, match=f"internvl: .*{message}"):
         family_of("internvl").anatomy(config, "x")
+
+
+LOOKED = (
+    "cls_attention",
+    "final_cls_logits",
+    "received_attention",
+    "vision_attention",
+    "vision_keys",
+    "features",
+    "first_cls_attention",
+    "first_received_attention",
+)
+
+
+@dataclass(frozen=True)
+class Looking(Uneven):
+    name = "looking"
+    sites = ("projector",)
+    needs = LOOKED
+
+
+@pytest.mark.usefixtures("fakes")
+def test_signals_of_a_token_are_the_means_of_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against maps written out by hand, behind a cut that leaves the tiles unequal."""
+    monkeypatch.setitem(FAKES, "looking", Looking)
+    model = tiny.model("internvl", torch.float64)
+    inputs = tiny.batch("internvl", torch.float64, several=True)
+    views: list[TokenView] = []
+    assign = Looking.assign
+    monkeypatch.setattr(
+        Looking, "assign", lambda self, view, budget: (views.append(view), assign(self, view, budget))[1]
+    )
+    cut = {"site": "vision", "layer": 1, "reducer": "uneven", "keep": 0.7}
+    policy = tiny.policy(model, cut, {"site": "projector", "reducer": "looking", "keep": 0.5})
+    with compress(model, policy) as handle:
+        prefill(handle, inputs)
+        kept = kept_by_stage(handle, [16] * 10)
+    (view,) = views
+    blocks = model.model.vision_tower.encoder.layer
+    entering: list[Tensor] = []
+    for i in (0, len(blocks) - 1):
+        blocks[i].register_forward_pre_hook(lambda m, args: entering.append(args[0]))
+    blocks[-1].register_forward_hook(lambda m, args, out: entering.append(out))
+    with torch.no_grad(), masked(model, policy, {0: kept[0], 1: kept[0]}, inputs, [16] * 10):
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    members = square_rows(64)
+    for i, left in enumerate(kept[0]):
+        n, rows = len(left), members[left]
+        assert int(view.valid[i].sum()) == n < 16 and view.source[i, :n].tolist() == left
+        seen = torch.cat([torch.zeros(1, dtype=torch.long), 1 + rows.flatten()])
+        for at, names in ((0, ("first_cls_attention", "first_received_attention")), (-1, LOOKED[:6])):
+            alive = torch.arange(65) if at == 0 else seen  # nothing is gone in the first block
+            queries, keys = _heads(blocks[at], entering[at and 1][i : i + 1, alive])
+            logits = (queries @ keys.transpose(-1, -2))[0] * blocks[at].attention.scale
+            weights = logits.softmax(-1)
+            whose = members if at == 0 else torch.arange(4 * n).view(n, 4)
+            expected = {
+                "cls_attention": weights[:, 0, 1:][:, whose].mean(-1),
+                "final_cls_logits": logits[:, 0, 1:][:, whose].mean(-1),
+                "received_attention": weights.mean(1)[:, 1:][:, whose].mean(-1),
+                "vision_attention": weights.mean(0)[1:, 1:][whose][..., whose].mean((1, 3)),
+                "vision_keys": keys.mean(1)[0, 1:][whose].mean(1),
+                "features": entering[2][i, 1:][rows].mean(1),
+            }
+            for name in names:
+                found = view.signals[name][i]
+                values = expected[name.removeprefix("first_")]
+                if at == 0:  # by original token, of those left
+                    values = values[:, left]
+                place = tuple(slice(0, size) for size in values.shape)
+                torch.testing.assert_close(found[place], values, atol=1e-9, rtol=1e-6, msg=name)
+
+
+def _heads(block: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys (1, H, S, hd) of some rows of a block's input."""
+    attention, normed = block.attention, block.layernorm_before(hidden)
+    pairs = ((attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj))
+    with torch.no_grad():
+        queries, keys = (
+            norm(projected(normed)).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for norm, projected in pairs
+        )
+    return queries, keys
