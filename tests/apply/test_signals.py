@@ -194,7 +194,7 @@ def test_tower_signals_equal_eager_outputs_on_clip() -> None:
     torch.testing.assert_close(projector.signals["vision_keys"], keys, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
 def test_tower_signals_equal_a_full_attention_map_on_qwen(kind: str) -> None:
     inputs = tiny.batch(kind, torch.float64, several=True)
     model = tiny.model(kind, torch.float64)
