@@ -101,7 +101,7 @@ def spies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "llava"])
 def test_decoder_signals(kind: str) -> None:
     wide, layer = torch.float64, 3  # in float32 the two attention functions drift apart
     inputs = tiny.batch(kind, wide, several=True)
@@ -125,23 +125,27 @@ def test_decoder_signals(kind: str) -> None:
             part.register_forward_hook(
                 lambda m, a, o, i=i: watched.setdefault(i, []).append(o[0] if isinstance(o, tuple) else o)
             )
-    out = plain.run(model, inputs, output_hidden_states=True)
+    states: list[Tensor] = []  # transformers' own hidden states leave out what DeepStack adds behind a layer
+    for module in layers:
+        module.register_forward_pre_hook(lambda m, args: states.append(args[0]))
+    out = plain.run(model, inputs)
     attentions = _maps(model, inputs)
     for at, (_, view) in enumerate(first, 1):
-        _check_decoder(view, at, out, attentions, watched, layers, inputs, kind)
+        _check_decoder(view, at, out, states, attentions, watched, layers, inputs, kind)
 
 
 def _check_decoder(
     view: TokenView,
     layer: int,
     out: Any,
+    states: list[Tensor],
     attentions: Any,
     watched: Any,
     layers: Any,
     inputs: dict[str, Tensor],
     kind: str,
 ) -> None:
-    ids, mask, states = inputs["input_ids"], inputs["attention_mask"].bool(), out.hidden_states[0]
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     before, keys = attentions[layer - 1], out.past_key_values.layers[layer].keys
     for i, (b, columns) in enumerate(plain.images_of(kind, inputs)):
         n, end, found = len(columns), columns[-1], {k: view.signals[k][i] for k in DECODER}
@@ -215,8 +219,12 @@ def _maps(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
 
 def _heads(layer: Any, state: Tensor) -> tuple[Tensor, Tensor]:
     normed, width = layer.input_layernorm(state), layer.self_attn.head_dim
-    q, k = (getattr(layer.self_attn, f"{which}_proj")(normed) for which in "qk")
-    return tuple(x.detach().unflatten(-1, (-1, width)).transpose(0, 1) for x in (q, k))  # type: ignore[return-value]
+    heads = []
+    for which in "qk":
+        found = getattr(layer.self_attn, f"{which}_proj")(normed).unflatten(-1, (-1, width))
+        own = getattr(layer.self_attn, f"{which}_norm", None)  # Qwen3 norms each head
+        heads.append((found if own is None else own(found)).detach().transpose(0, 1))
+    return heads[0], heads[1]
 
 
 def test_tower_signals_on_clip() -> None:
