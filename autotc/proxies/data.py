@@ -5,6 +5,7 @@ Everything follows from integers: the same seeds give the same batch on every ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,8 +79,11 @@ def draw(
     ]
 
 
-def pack(drawn: list[scenes.Scene]) -> Batch:
-    """Pack the questions of scenes of one size, and label what each visual token shows."""
+def pack(drawn: list[scenes.Scene], weights_of: Mapping[str, float] = SLOW) -> Batch:
+    """Pack the questions of scenes of one size, and label what each visual token shows.
+
+    ``weights_of`` are the groups whose answers do not weigh 1.
+    """
     shape = (len(drawn), QUESTIONS, BLOCK)
     tokens, targets = np.full(shape, v.PAD), np.full(shape, IGNORE)
     weights, groups = np.zeros(shape, np.float32), np.full(shape[:2], -1)
@@ -90,7 +94,7 @@ def pack(drawn: list[scenes.Scene]) -> Batch:
             tokens[i, j, : last + 1] = ask + answer
             targets[i, j, first : last + 1] = [*answer, v.END]
             # A long answer counts more than a short one, but not in proportion.
-            share = SLOW.get(question.group, 1.0)
+            share = weights_of.get(question.group, 1.0)
             weights[i, j, first:last] = share * len(answer) ** -0.5
             weights[i, j, last] = 0.1
             groups[i, j] = scenes.GROUPS.index(question.group)

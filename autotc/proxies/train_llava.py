@@ -40,6 +40,16 @@ STAGES = (
     ),
 )
 DROP_SHARE = 0.125
+# Weights of groups of questions that are learned last: finding a thing by its place or colour.
+SLOW = {
+    "where": 3.0,
+    "relation": 3.0,
+    "count": 2.0,
+    "exist": 2.0,
+    "digit_by_color": 4.0,
+    "shape_by_color": 4.0,
+    "color_of_digit": 2.0,
+}
 LATE = (9, 13)  # layers from which on some images lose all visual tokens
 HOLD = 0.55  # part of each of the two trainings before its learning rate falls to 0
 
@@ -120,7 +130,7 @@ class LlavaTrainer(Runner):
 
     def language_loss(self, drawn: list[Scene], stage: Stage) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of the answers and of the visual tokens' places, and its parts."""
-        batch = data.pack(drawn).to(self.options.device)
+        batch = data.pack(drawn, SLOW).to(self.options.device)
         visual = self.forward.see(batch.images)
         keep, late = None, 0
         if stage.drops:
