@@ -11,9 +11,10 @@ from torch import Tensor
 from autotc.adapter import anatomy
 from autotc.apply import compress, prefill
 from autotc.cost import full_cost
+from autotc.errors import UnsupportedError
 from autotc.workload import Workload
 from tests.apply import tiny
-from tests.apply.fake_reducers import fakes  # noqa: F401
+from tests.apply.fake_reducers import FAKES, Uneven, fakes  # noqa: F401
 
 LEVELS = 3
 
@@ -108,3 +109,21 @@ def test_a_merged_token_gets_the_same_mixture_of_features() -> None:
     expected = matrix.to(torch.float64) @ features[0][level]
     assert matrix.count_nonzero(1).min() > 1, "every row is a mixture"
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("stage", "positions", "message"),
+    [
+        ({"site": "projector", "reducer": "random", "keep": 0.5}, "compact", "positions: 'compact'"),
+        ({"site": "projector", "reducer": "clsonly", "keep": 0.5}, "original", "needs cls_attention"),
+    ],
+)
+def test_what_the_family_does_not_have_is_refused_by_name(
+    stage: dict[str, Any], positions: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls_only = type("ClsOnly", (Uneven,), {"name": "clsonly", "needs": ("cls_attention",)})
+    monkeypatch.setitem(FAKES, "clsonly", cls_only)
+    model = tiny.model("qwen3_vl")
+    with pytest.raises(UnsupportedError, match=message):
+        compress(model, tiny.policy(model, stage, positions=positions))
