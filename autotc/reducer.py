@@ -47,8 +47,8 @@ SIGNALS: dict[str, str] = {
     "features": "(B,N,Dv) encoder features before the projector (mean of a group on Qwen)",
     "final_cls_logits": "(B,H,N) row of the CLS query before the softmax, in the tower's very last block (LLaVA leaves "
     "it out of the features)",
-    "final_cls_attention": "(B,N) the same row with all heads as one; softmax over all keys, the CLS key's own mass left "
-    "out",
+    "final_cls_attention": "(B,N) the same row with all heads as one; softmax over all keys, the CLS key's own mass "
+    "left out",
     "final_keys": "(B,N,Dv) keys of that block, heads side by side",
     "vision_attention": "(B,N,N) the whole map, mean over heads; softmax over all keys",
     "first_cls_attention": "(B,H,N) as cls_attention, first block",
@@ -75,8 +75,16 @@ def axes(signal: str) -> tuple[str, ...]:
     return tuple(SIGNALS[signal][1:].split(")")[0].split(","))
 
 
+LARGE = 6e4  # what an infinity counts as; float16 holds it, and float32 its squares
+
+
+def finite(values: Tensor) -> Tensor:
+    """Return the values with NaN as 0 and infinities as +-6e4, so that a decision is defined on a broken state too."""
+    return torch.nan_to_num(values, nan=0.0, posinf=LARGE, neginf=-LARGE)
+
+
 class Signals(Mapping[str, Tensor]):
-    """The signals a reducer declared in `needs`; touching another one raises."""
+    """The signals a reducer declared in `needs`, finite; touching another one raises."""
 
     def __init__(self, values: Mapping[str, Tensor], declared: tuple[str, ...] | None = None) -> None:
         self._values = dict(values)
@@ -87,7 +95,7 @@ class Signals(Mapping[str, Tensor]):
             raise KeyError(f"signal {name!r} is not declared in needs {self._declared}")
         if name not in self._values:
             raise KeyError(f"signal {name!r} is not available here; available: {sorted(self._values)}")
-        return self._values[name]
+        return finite(self._values[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._values and (self._declared is None or name in self._declared)
@@ -107,7 +115,7 @@ class TokenView:
     column are newline embeddings (signals of the tower are zero there). `group` links the rows of one image.
 
     Args:
-        x: (B, N, D) visual tokens.
+        x: (B, N, D) visual tokens; what is not finite is replaced, see `finite`.
         valid: (B, N) bool, real tokens; padding is on the right.
         image: (B, N) int64, which image of its sample a token belongs to.
         grids: (t, h, w) of each row's original token grid.
@@ -137,6 +145,7 @@ class TokenView:
     def __post_init__(self) -> None:
         b, n = self.x.shape[:2]
         device = self.x.device
+        self.x = finite(self.x)
         if self.valid is None:
             self.valid = torch.ones(b, n, dtype=torch.bool, device=device)
         if self.image is None:

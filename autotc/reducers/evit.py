@@ -64,4 +64,6 @@ class EViT(Reducer):
         first = ranking(score, lost)[:, :1]
         itself = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
         target = torch.where(kept, itself, torch.where(lost, first, -1))
-        return merge(target, torch.where(lost, score, 1.0), normalise="none")
+        # a fused token without any weight would not contain its own place
+        weight = score.clamp_min(torch.finfo(score.dtype).tiny)
+        return merge(target, torch.where(lost, weight, 1.0), normalise="none")

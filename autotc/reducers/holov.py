@@ -42,6 +42,7 @@ def stretch_scores(x: Tensor, attention: Tensor, parts: int, beta: float) -> Ten
 
 def shares(scores: Tensor, count: int) -> list[int]:
     """Split `count` tokens among stretches in proportion to their scores, remainders to the highest."""
+    scores = scores.clamp_min(0)
     part = scores / (scores.sum() + 1e-6)
     out = (part * count).floor().long()
     rest = min(count - int(out.sum()), len(out))

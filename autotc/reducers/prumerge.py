@@ -28,10 +28,10 @@ class PruMerge(Reducer):
     is the sum of all dropped ones, weighted likewise. With `plus` evenly spaced tokens are kept as well.
 
     Source: LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models, arXiv 2403.15388.
-    Differs: the count is the method's own, with the budget as its cap, the sum of the dropped tokens included; where all are kept
-        there is none. No outlier at all keeps one token, where the authors divide by zero. Tokens stay in the
-        image's order, the sum at its heaviest source. Evenly spaced tokens are not repeated. A tower without
-        a CLS row is read by received attention. Ties go to the lowest index.
+    Differs: the count is the method's own, with the budget as its cap, the sum of the dropped tokens included; where
+        all are kept there is none. No outlier at all keeps one token, where the authors divide by zero. Tokens
+        stay in the image's order, the sum at its heaviest source. Evenly spaced tokens are not repeated. A tower
+        without a CLS row is read by received attention. Ties go to the lowest index.
     Cost: 2 K N D for the neighbours, D the tower's width.
     """
 

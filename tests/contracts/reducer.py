@@ -23,6 +23,7 @@ from autotc.reducer import (
     Shape,
     Signals,
     TokenView,
+    axes,
     check_param,
     make_reducer,
     reducers,
@@ -245,6 +246,27 @@ class ReducerContract:
         assert out.dtype is dtype and out.device == view.x.device
         assert torch.isfinite(out).all()
 
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+    def test_broken_numbers_still_meet_the_budget(self, reducer: Reducer, value: float) -> None:
+        """A token that is not finite, in its features and every signal, never breaks or hangs the decision."""
+        view = make_view(36)
+        broken = {name: _with(signal, axes(name), value) for name, signal in view.signals.items()}
+        view = replace(view, x=_with(view.x, ("B", "N", "D"), value), signals=broken)
+        for budget in (1, 9, 35):
+            check(run(reducer, view, budget), view, budget, reducer)
+
+    def test_float16_at_its_limits(self, reducer: Reducer) -> None:
+        """Products of numbers near the largest of float16 overflow there; decisions are made in float32."""
+        view = make_view(36)
+        signals = {
+            name: (signal if name.endswith(PROBABILITIES) else (signal * 3e4).clamp(-6.5e4, 6.5e4)).half()
+            for name, signal in view.signals.items()
+        }
+        view = replace(view, x=(view.x * 3e4).clamp(-6.5e4, 6.5e4).half(), signals=signals)
+        for budget in (1, 9, 35):
+            assignment = run(reducer, view, budget)
+            check(assignment, view, budget, reducer)
+
     @pytest.mark.parametrize("counts", [(36, 21), (13, 36)])
     def test_batch_of_two_equals_two_of_one(self, reducer: Reducer, counts: tuple[int, int]) -> None:
         views = [make_view(n, seed=i, text=4 + i, cut=True) for i, n in enumerate(counts)]
@@ -358,6 +380,14 @@ class ReducerContract:
             model = ModelRef(family=anatomy.family, decoder_layers=decoder, vision_blocks=vision)
             policy = Policy(model=model, positions=preset.positions, stages=tuple(stages))
             assert load_policy(policy.model_dump(mode="json", by_alias=True, exclude_none=True)) == policy
+
+
+def _with(values: Tensor, names: tuple[str, ...], number: float) -> Tensor:
+    """Return the values with two tokens replaced, along the last axis that runs over tokens."""
+    if "N" not in names:
+        return values
+    axis = len(names) - 1 - names[::-1].index("N")
+    return values.index_fill(axis, torch.tensor([3, 17]), number)
 
 
 def _ends(metadata: Any, default: Any) -> list[Any]:
