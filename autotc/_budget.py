@@ -151,6 +151,8 @@ def preset_policy(
         return None
     if any(place[0] == too_late[0] and place >= too_late for place in places):
         return None
+    if anatomy.image.pinpoints and any(s.site == "input" for s in published):  # tiles have one size
+        return None
     known = _family_positions(anatomy.family) if positions is None else tuple(positions)
     policy = Policy(
         model=ModelRef(

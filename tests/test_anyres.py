@@ -13,11 +13,20 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from autotc.adapter import anatomy
 from autotc.apply import check, compress
-from autotc.cost import estimate, estimate_tokens, floor_cost, schedule
+from autotc.cost import (
+    estimate,
+    estimate_tokens,
+    floor_cost,
+    full_cost,
+    preset_policy,
+    schedule,
+    solve_keep,
+)
 from autotc.errors import UnsupportedError
 from autotc.evaluate import Evaluator
 from autotc.policy import ModelRef, Policy, Stage, budget
 from autotc.processing import Processor, load_model, load_processor
+from autotc.reducer import reducers
 from autotc.workload import Request, Workload
 from tests.anyres_fixtures import anyres_folder
 from tests.evaluate_fixtures import Toy, picture, policy
@@ -130,6 +139,31 @@ def test_every_view_has_its_own_budget_and_the_tower_sees_all_tiles() -> None:
     assert estimate(None, numbers, square).parts["tower"] == 5 * estimate(None, one, square).parts["tower"]
     assert estimate_tokens(numbers, square, 1001).entering_tokens == 1001
     assert floor_cost(numbers, square).tflops < estimate(cut, numbers, square).tflops_literature
+
+
+def test_budgets_are_met_though_every_view_rounds_its_own() -> None:
+    numbers = anatomy("llava-next")
+    workload = Workload((Request(width=672, height=672, prompt_tokens=40, new_tokens=1),))
+    reference = ModelRef(family="llava_next", decoder_layers=32, vision_blocks=24)
+    whole = full_cost(numbers, workload)
+
+    def staged(keep: float) -> Policy:
+        stages = (
+            Stage(site="projector", reducer="random", keep=keep),
+            Stage(site="decoder", layer=16, reducer="fastv", keep=0.01),
+        )
+        return Policy(model=reference, stages=stages)
+
+    for convention in ("literature", "exact"):
+        for share in (0.1, 0.2, 0.3, 0.4):
+            limit = share * whole.get(convention)
+            keep = solve_keep(staged(0.5), 0, numbers, workload, limit, convention)
+            assert keep is not None
+            assert estimate(staged(keep), numbers, workload).get(convention) <= limit
+            # two views round: a token more of the image may be none or two of its views
+            assert estimate(staged(keep + 2 / 2928), numbers, workload).get(convention) > limit
+    smaller = reducers.get("downsample")
+    assert preset_policy(smaller, smaller.presets[0], numbers, workload, 1.0) is None
 
 
 def test_several_images_are_charged_as_they_are_seen() -> None:
