@@ -26,7 +26,15 @@ from autotc._run import ATTACHED, check_cache
 from autotc._stages import Plan
 from autotc._tap import BASES, Tap, base_name
 from autotc._tower import Tower
-from autotc.adapter import OF_PROCESSOR, OF_TEXT_ENCODER, ModelAdapter, adapter_for, adapters
+from autotc.adapter import (
+    OF_CLS_ROW,
+    OF_ONE_SEQUENCE_AN_IMAGE,
+    OF_PROCESSOR,
+    OF_TEXT_ENCODER,
+    ModelAdapter,
+    adapter_for,
+    adapters,
+)
 from autotc.adapter import anatomy as anatomy_of
 from autotc.anatomy import Anatomy
 from autotc.assignment import Assignment
@@ -105,16 +113,33 @@ def check(policy: Policy, anatomy: Anatomy) -> None:
         if stage.site not in reducer.sites:
             raise PolicyError(
                 f"{where}.site: {stage.reducer} is not made for site '{stage.site}'; its sites: "
-                f"{', '.join(reducer.sites)}"
+                f"{', '.join(reducer.sites)}. At '{stage.site}' these fit: {_fitting(stage.site, available)}"
             )
         missing = resolve_needs(type(reducer), available)[1]
         if missing:
             raise UnsupportedError(
-                f"{where}.reducer: {stage.reducer} needs {', '.join(missing)}, "
-                f"which {anatomy.family} does not have"
+                f"{where}.reducer: {stage.reducer} needs {_named(missing)}, which {anatomy.family} does not have. "
+                f"At '{stage.site}' these fit: {_fitting(stage.site, available)}"
             )
         if reducer.size_bias and stage.site != "vision":
             raise UnsupportedError(f"{where}.reducer: size bias is only supported at site 'vision'")
+
+
+def _named(missing: Sequence[str]) -> str:
+    """Say what a tower would have to have for the missing signals."""
+    lacks = {
+        "a CLS row": OF_CLS_ROW,
+        "one sequence an image in the tower": OF_ONE_SEQUENCE_AN_IMAGE,
+        "a CLIP text encoder": OF_TEXT_ENCODER,
+    }
+    what = [words for words, signals in lacks.items() if set(missing) & set(signals)]
+    return f"{', '.join(missing)} ({' and '.join(what)})" if what else ", ".join(missing)
+
+
+def _fitting(site: str, available: set[str]) -> str:
+    """Return the reducers that can stand at a site of a model with these signals."""
+    names = [c.name for c in reducers.all() if site in c.sites and not resolve_needs(c, available)[1]]
+    return ", ".join(names) if names else "none"
 
 
 def plan_of(policy: Policy, adapter: ModelAdapter, processor: Any = None) -> Plan:

@@ -225,7 +225,14 @@ def test_sliding_windows_are_refused() -> None:
         (
             "llava",
             {"stages": [{"site": "projector", "reducer": "fastv", "keep": 0.5}]},
-            r"stages\[0\]\.site: fastv is not made for site 'projector'; its sites: decoder",
+            r"stages\[0\]\.site: fastv is not made for site 'projector'; its sites: decoder\. "
+            r"At 'projector' these fit: .*divprune",
+        ),
+        (
+            "qwen2_5_vl",
+            {"stages": [{"site": "vision", "layer": 2, "reducer": "ficoco_v", "keep": 0.5}]},
+            r"stages\[0\]\.reducer: ficoco_v needs block_logits.*\(.*one sequence an image in the tower\), which "
+            r"qwen2_5_vl does not have\. At 'vision' these fit: .*tome",
         ),
         ("qwen2_5_vl", {"positions": "compact"}, "positions: 'compact' is not supported for qwen2_5_vl"),
     ],
