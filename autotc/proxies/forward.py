@@ -146,6 +146,7 @@ class Forward:
     ) -> None:
         self.tower, self.text = getattr(model.model, self.tower_name), model.model.language_model
         self.dtype = dtype
+        self.entering: dict[int, tuple[Tensor, Tensor]] = {}  # shared part and blocks, of the last ``read``
         self.tower_tables, self.text_tables = cache(self._tower_tables), cache(self._text_tables)
         self.tower_block, self.decoder_layer = tower_block, decoder_layer
         if compiled:
@@ -221,9 +222,11 @@ class Forward:
         hidden = ~F.pad(keep, (FIRST, 1), value=True)
         bias = torch.where(hidden, MASKED, 0.0)[:, :, None, None]
         middle = []
+        self.entering = {}
         for j in range(len(self.text.layers)):
             if j in self.middle:
                 middle.append(x[:, FIRST : FIRST + n])
+                self.entering[j] = x, y
             x, y = self.layer(j, x, y, tables, bias[int(j >= late)])
         return rms_norm(y, self.text.norm.weight), middle
 

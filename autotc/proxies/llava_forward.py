@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from autotc.proxies import vocabulary as v
-from autotc.proxies.forward import FIRST, MASKED, Forward, linear
+from autotc.proxies.forward import FIRST, MASKED, Forward, linear, rms_norm, rotate
 from autotc.proxies.llava import ClipText
 from autotc.proxies.model import CELL, MEAN, STD
 
@@ -127,6 +127,28 @@ class LlavaForward(Forward):
         x = x[torch.arange(len(ids), device=ids.device), ends]
         x = layer_norm(x, model.final_layer_norm.weight, model.final_layer_norm.bias)
         return F.normalize(linear(x, clip.model.text_projection.weight), dim=-1)
+
+    def point(self, j: int, rows: int, cols: int, asking: Tensor) -> Tensor:
+        """Return to what the first head of layer j attends, in the last ``read``.
+
+        Args:
+            j: one of ``middle``.
+            rows, cols: the grid of visual tokens.
+            asking: (B, Q) place in its block of the token whose attention is wanted.
+
+        Returns:
+            (B, Q, N) logarithm of the attention to each visual token, the block itself left out.
+        """
+        x, y = self.entering[j]
+        cos, sin, cos_y, sin_y = self.text_tables(rows, cols, y.shape[2])
+        layer = self.text.layers[j]
+        weight, size = layer.input_layernorm.weight, layer.self_attn.head_dim
+        y = y.gather(2, asking[..., None, None].expand(-1, -1, 1, y.shape[-1]))[:, :, 0]
+        q = linear(rms_norm(y, weight), layer.self_attn.q_proj.weight[:size])
+        k = linear(rms_norm(x, weight), layer.self_attn.k_proj.weight[:size])
+        q, k = rotate(q, cos_y[asking], sin_y[asking]), rotate(k, cos, sin)
+        scores = (q @ k.transpose(1, 2)) * size**-0.5
+        return scores.log_softmax(-1)[..., FIRST : FIRST + rows * cols]
 
     def _places(self, rows: int, cols: int) -> Tensor:
         """Position embeddings (S, D), interpolated for other sizes as Hugging Face does."""

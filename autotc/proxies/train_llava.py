@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autotc.proxies import captions, data, llava, losses, schedule
 from autotc.proxies.llava_forward import LlavaForward
+from autotc.proxies.pointing import pointing_loss
 from autotc.proxies.runner import Options, Runner, matrices_of
 from autotc.proxies.schedule import Stage, View
 from autotc.proxies.watch_clip import Watch
@@ -34,15 +35,15 @@ STAGES = (
     Stage(
         "all",
         1.0,
-        (View(168, 168, 16), View(168, 168, 16, (6, 9)), View(112, 168, 24)),
-        (0.6, 0.3, 0.1),
+        (View(168, 168, 16), View(168, 168, 16, (6, 9)), View(112, 168, 24), View(112, 112, 24, (2, 4))),
+        (0.5, 0.25, 0.1, 0.15),
         drops=True,
     ),
 )
 DROP_SHARE = 0.125
 # Weights of groups of questions that are learned last: finding a thing by its place or colour.
 SLOW = {
-    "where": 3.0,
+    "where": 2.0,
     "relation": 3.0,
     "count": 2.0,
     "exist": 2.0,
@@ -141,7 +142,9 @@ class LlavaTrainer(Runner):
         logits = self.forward.logits(hidden[batch.targets != data.IGNORE])
         answer = losses.answer_loss(logits, batch)
         place = losses.place_loss(self.place, middle, batch.rows, relative=True)
-        return answer + 0.5 * place, {"answer": answer.item(), "place": place.item()}
+        point = pointing_loss(self.forward, drawn, batch)
+        parts = {"answer": answer.item(), "place": place.item(), "point": point.item()}
+        return answer + 0.5 * place + 0.3 * point, parts
 
     def look(self) -> dict[str, Any]:
         """Return what CLIP sees, then the accuracy, on scenes with unseen handwriting."""
