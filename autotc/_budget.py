@@ -118,7 +118,7 @@ def preset_policy(
     preset: Preset,
     anatomy: Anatomy,
     workload: Workload,
-    max_tflops: float,
+    max_tflops: float | None,
     convention: str = "literature",
     positions: Sequence[str] | None = None,
 ) -> Policy | None:
@@ -133,7 +133,7 @@ def preset_policy(
         preset: one of its recipes.
         anatomy: the model.
         workload: the mix of requests.
-        max_tflops: the budget, in TFLOP per 1,000 requests.
+        max_tflops: the budget, in TFLOP per 1,000 requests; None for the published counts.
         convention: how the budget is counted.
         positions: the position conventions the family supports; by default asked from its adapter.
 
@@ -173,7 +173,7 @@ def preset_policy(
             for s, layer in zip(published, layers, strict=True)
         ),
     )
-    return scale_policy(policy, anatomy, workload, max_tflops, convention)
+    return policy if max_tflops is None else scale_policy(policy, anatomy, workload, max_tflops, convention)
 
 
 def placed_preset(

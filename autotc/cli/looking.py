@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Json, Storage, print_json
+from autotc.cli.options import Json, Storage, WorkloadOption, print_json
 from autotc.errors import SpecError
 
 LIST_EXAMPLES = """**Examples**
 
 `autotc list reducers --match decoder`
+
+`autotc list presets --model llava-1.5-7b --max-tflops 1253.1`
 
 `autotc list papers --status planned --match video` -- also: open, no-specification, needs-training, ...
 """
@@ -33,6 +35,17 @@ def list_(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="papers, reducers: all of them as a Markdown page.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="presets: with their costs on this model.")
+    ] = None,
+    max_tflops: Annotated[
+        float | None,
+        typer.Option("--max-tflops", min=0.0, help="presets: scaled to this; default: published counts."),
+    ] = None,
+    convention: Annotated[
+        str, typer.Option("--flops-convention", help="presets: literature or exact.")
+    ] = "literature",
+    workload: WorkloadOption = "vqa",
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +55,10 @@ def list_(
 
     if status and what != "papers":
         raise SpecError("--status: only papers have one; --match filters every list")
+    if (model or max_tflops is not None) and what != "presets":
+        raise SpecError("--model, --max-tflops: only presets have costs; see also: autotc cost")
+    if max_tflops is not None and not model:
+        raise SpecError("--max-tflops: presets are scaled on a model; give one with --model")
     if markdown:
         if match or status or as_json:
             raise SpecError("--markdown: writes the whole page; leave --match, --status and --json out")
@@ -50,6 +67,8 @@ def list_(
     if what == "papers":
         found = select(status or (), match)
         rows = [paper.as_dict() for paper in found]
+    elif model:
+        rows = lists.priced_presets(model, max_tflops, convention, workload, match)
     else:
         rows = lists.listing(what, storage, match)
     if as_json or what == "schema":

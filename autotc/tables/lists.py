@@ -16,7 +16,10 @@ from autotc.tables.console import console, grid
 if TYPE_CHECKING:
     from autotc.reducer import Reducer
 
-ASIDE = {("reducers", "needs")}  # in the data, but too wide for a terminal; `show` prints them
+ASIDE = {
+    ("reducers", "needs"),
+    ("presets", "document"),
+}  # in the data, but too wide for a terminal; `show` prints them
 
 
 def _models() -> list[dict[str, Any]]:
@@ -69,6 +72,71 @@ def _presets() -> list[dict[str, Any]]:
     ]
 
 
+def priced_presets(
+    model: str, max_tflops: float | None, convention: str, workload: str, match: str | None = None
+) -> list[dict[str, Any]]:
+    """Return every preset on a model with both costs: at its published counts, or scaled to a limit.
+
+    Args:
+        model: alias, Hugging Face id or folder.
+        max_tflops: TFLOP per 1,000 requests; None for the published counts.
+        convention: how the limit is counted.
+        workload: a profile or `key=value` pairs.
+        match: only rows that hold all of these words.
+
+    Raises:
+        ModelError, SpecError: the model, the workload or the convention is unknown.
+    """
+    from autotc.adapter import resolve_model
+    from autotc.apply import check
+    from autotc.cost import estimate, preset_policy
+    from autotc.errors import PolicyError, UnsupportedError
+    from autotc.reducer import reducers
+    from autotc.workload import parse_workload
+
+    anatomy, load = resolve_model(model).anatomy, parse_workload(workload)
+    rows: list[dict[str, Any]] = []
+    for cls in reducers.all():
+        for preset in cls.presets:
+            policy = preset_policy(cls, preset, anatomy, load, max_tflops, convention)
+            why = None
+            if policy is None:
+                placed = preset_policy(cls, preset, anatomy, load, None)
+                why = "cannot be placed in this model" if placed is None else "costs more, whatever it keeps"
+            else:
+                try:
+                    check(policy, anatomy)
+                except (PolicyError, UnsupportedError) as error:
+                    policy, why = None, str(error).partition(". ")[0]
+            cost = None if policy is None else estimate(policy, anatomy, load)
+            rows.append(
+                {
+                    "name": preset.name,
+                    "reducer": cls.name,
+                    "positions": preset.positions if policy is None else policy.positions,
+                    "tflops_literature": None if cost is None else round(cost.tflops_literature, 1),
+                    "tflops_exact": None if cost is None else round(cost.tflops_exact, 1),
+                    "policy": why if policy is None else _brief(policy),
+                    "document": None
+                    if policy is None
+                    else policy.model_dump(mode="json", by_alias=True, exclude_none=True),
+                }
+            )
+    return [row for row in rows if holds(row, match)]
+
+
+def _brief(policy: Policy) -> str:
+    """Return one line on a policy; a recipe of many like stages by its ends."""
+    first, last = policy.stages[0], policy.stages[-1]
+    alike = all((s.site, s.reducer) == (first.site, first.reducer) for s in policy.stages)
+    if len(policy.stages) <= 4 or not alike:
+        return policy.describe()
+    return (
+        f"{first.site}@{first.layer}..{last.layer} {first.reducer} {first.keep:.1%} .. {last.keep:.1%} "
+        f"({len(policy.stages)} stages)"
+    )
+
+
 def _studies(storage: str | None) -> list[dict[str, Any]]:
     from autotc.store import Store
 
@@ -117,7 +185,7 @@ def print_listing(what: str, rows: Sequence[dict[str, Any]]) -> None:
         console.print(f"no {what}")
         return
     columns = [name for name in rows[0] if (what, name) not in ASIDE]
-    right = {name for name in columns if _is_number(rows[0][name])} | {"presets"}
+    right = {name for name in columns if any(_is_number(row[name]) for row in rows)} | {"presets"}
     table = grid(*columns, left=tuple(name for name in columns if name not in right))
     for row in rows:
         table.add_row(*(escape(plain(name, row[name])) for name in columns))
@@ -142,6 +210,8 @@ def plain(column: str, value: Any) -> str:
         return ", ".join(map(str, value)) or "-"
     if isinstance(value, dict):
         return f"arXiv {value['arxiv']}" if value.get("arxiv") else str(value.get("title", "-"))
+    if column.startswith("tflops") and value is not None:
+        return f"{value:,.1f}"
     if column == "parameters":
         return f"{value / 1e9:.2f} B"
     return "-" if value is None else str(value)
