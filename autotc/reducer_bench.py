@@ -105,6 +105,34 @@ def run(
     }
 
 
+def page(result: dict[str, Any]) -> str:
+    """Return the timings as a Markdown page."""
+    against = result["alternative"]
+    rows = [
+        f"| `{r['name']}` | {r['ms']:.1f} ± {r['spread_ms']:.1f} | {r['ratio']:.3f} | {r['gflops']:.3f} | {r['why']} |"
+        for r in result["reducers"]
+    ]
+    return "\n".join(
+        (
+            "# What each method's own decision takes",
+            "",
+            f"One image of {result['reducers'][0]['tokens']} random tokens at LLaVA-1.5-7B's widths (d = {WIDTHS['D']}, "
+            f"{WIDTHS['H']} heads), a ninth of them kept, measured on the CPU with {result['threads']} thread of torch "
+            f"{result['torch']}. Medians ± half the distance of the quartiles, in ms; the ratio is to a "
+            f"{against['name']}, which took {against['ms']:.1f} ms in the same run ({against['gflops']:.2f} GFLOP). "
+            "Times include neither the model nor the signals it hands out. *charged* is what the exact cost counts, GFLOP, "
+            "with the projections that a signal needs.",
+            "",
+            "`autotc bench reducers --out studies/reducers` writes this page.",
+            "",
+            "| method | ms | ratio | charged | what it does |",
+            "|---|---:|---:|---:|---|",
+            *rows,
+            "",
+        )
+    )
+
+
 def random_view(tokens: int, seed: int = 0) -> TokenView:
     """Return one image of random tokens with every signal; attention is a softmax, as it is in a model."""
     random = torch.Generator().manual_seed(seed)

@@ -56,10 +56,14 @@ def test_wrong_words_are_named(autotc, words, message):
     assert code == 2 and message in err and not out
 
 
-def test_bench_reducers_prints_ratios_and_their_alternative(autotc):
-    code, out, err = autotc("bench", "reducers", "--tokens", "16", "--repeats", "2", "--reducer", "fastv")
+def test_bench_reducers_prints_ratios_and_their_alternative(autotc, tmp_path: Path):
+    words = ("bench", "reducers", "--tokens", "16", "--repeats", "2", "--reducer", "fastv")
+    code, out, err = autotc(*words, "--out", str(tmp_path / "times"))
     assert code == 0 and "fastv ..." in err
     assert "cosine map of 16 tokens" in out and " x" in out
+    assert "| `fastv` |" in (tmp_path / "times" / "README.md").read_text(encoding="utf-8")
+    stored = json.loads((tmp_path / "times" / "results.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in stored["reducers"]] == ["fastv"]
 
 
 def test_bench_methods_fills_a_folder_and_draws_it_again(autotc, monkeypatch, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -167,10 +168,14 @@ def bench_reducers(
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=2, help="Timed runs of each.")] = 7,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of torch.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write README.md and results.json into this folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time each reducer's own decision at d = 4096 on the CPU, against the cosine map of the same tokens."""
     from autotc import reducer_bench
+    from autotc.export import write_text
     from autotc.reducer import reducers
     from autotc.tables import figures
 
@@ -179,6 +184,10 @@ def bench_reducers(
     result = reducer_bench.run(
         tokens, only or (), repeats, threads, each=lambda name: typer.echo(f"{name} ...", err=True)
     )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "README.md", reducer_bench.page(result))
+        write_text(out / "results.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     if as_json:
         print_json(result)
     else:
