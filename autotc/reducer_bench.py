@@ -117,11 +117,11 @@ def page(result: dict[str, Any]) -> str:
             "# What each method's own decision takes",
             "",
             f"One image of {result['reducers'][0]['tokens']} random tokens at LLaVA-1.5-7B's widths "
-            f"(d = {WIDTHS['D']}, {WIDTHS['H']} heads), a ninth of them kept, measured on the CPU with {result['threads']} thread of torch "
-            f"{result['torch']}. Medians ± half the distance of the quartiles, in ms; the ratio is to a "
-            f"{against['name']}, which took {against['ms']:.1f} ms in the same run ({against['gflops']:.2f} GFLOP). "
-            "Times include neither the model nor the signals it hands out. *charged* is what the exact cost counts, "
-            "GFLOP, with the projections that a signal needs.",
+            f"(d = {WIDTHS['D']}, {WIDTHS['H']} heads), a ninth of them kept, measured on the CPU with "
+            f"{result['threads']} thread of torch {result['torch']}. Medians ± half the distance of the quartiles, in "
+            f"ms; the ratio is to a {against['name']}, which took {against['ms']:.1f} ms in the same run "
+            f"({against['gflops']:.2f} GFLOP). Times include neither the model nor the signals it hands out. "
+            "*charged* is what the exact cost counts, GFLOP, with the projections that a signal needs.",
             "",
             "`autotc bench reducers --out studies/reducers` writes this page.",
             "",

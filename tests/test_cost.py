@@ -421,7 +421,8 @@ def test_one_factor_meets_the_budget(made, convention, share) -> None:  # type: 
     factors = [
         f.keep / m.keep for f, m in zip(found.stages, made.stages, strict=True) if m.keep and f.keep < 1
     ]
-    if factors:  # one token more in every stage is over the limit, so the factor is the largest one
+    # one token more in every stage is over the limit, so the factor is the largest one; 0.99999 keeps all tokens
+    if factors and any(stage.tokens(576) < 576 for stage in found.stages):
         assert max(factors) == pytest.approx(
             min(factors), abs=1e-3 / min(m.keep for m in made.stages if m.keep)
         )
