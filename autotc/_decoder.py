@@ -21,24 +21,20 @@ from torch.utils.hooks import RemovableHandle
 
 from autotc._layout import Layout, linked, read_prompt, shorten
 from autotc._run import Run, beam_order, check_call, gather_positions, new_run, same_prompt, take_deep
+from autotc._sight import Sight
 from autotc._signals import (
     BEFORE,
     TAPPED,
     WHOLE,
     Before,
     Tapped,
-    decoder_signals,
-    entry_signals,
-    tower_signals,
 )
-from autotc._stages import Ledger, Plan, Step
+from autotc._stages import Ledger, Plan
 from autotc._tap import Watcher, base_name
 from autotc._tower import Tower, TowerRun
 from autotc.adapter import ModelAdapter
 from autotc.assignment import Assignment, select
 from autotc.errors import UnsupportedError
-from autotc.keywords import keyword_marks
-from autotc.reducer import Signals, TokenView
 
 
 class Decoder:
@@ -55,8 +51,7 @@ class Decoder:
         self.adapter, self.plan, self.compact, self.tower = adapter, plan, compact, tower
         self.run: Run | None = None
         self.replay: Mapping[int, Assignment | None] | None = None
-        self.ids: Tensor | None = None
-        self.processor: Any = None  # with a text encoder, where CLIP signals are wanted
+        self.sight = Sight(adapter, tower)
         self.announce: Callable[[Tensor, Tensor | None], None] = lambda ids, mask: None
         self._call: dict[str, Any] | None = None
         self._pending: Run | None = None
@@ -224,12 +219,8 @@ class Decoder:
                 layout, embeds = _drop_dead(run, embeds, tower, self.compact)
         step = self.plan.at("projector")
         if step is not None:
-            signals = entry_signals(step.needs, layout, embeds)
-            if tower is not None:
-                signals |= self._vision_signals(step, layout, tower, run)
-            assignment = run.ledger.decide(
-                step, self._view(step, embeds, layout, run, signals), layout.images.original
-            )
+            view = self.sight.at_entry(step, embeds, layout, run)
+            assignment = run.ledger.decide(step, view, layout.images.original)
             if assignment is not None:
                 after, index = shorten(layout, assignment, self.compact)
                 embeds, layout = run.moved(embeds, layout, assignment, after, index), after
@@ -278,11 +269,11 @@ class Decoder:
         if run.cache is None and cache is not None:
             run.cache = weakref.ref(cache)
         for watching in self.plan.watching("decoder", i) if run.ledger.replay is None else ():
-            run.ledger.observe(watching, self._decoder_view(watching, i, hidden, kwargs, run))
+            run.ledger.observe(watching, self.sight.before_layer(watching, i, hidden, kwargs, run))
         step = self.plan.at("decoder", i)
         if step is not None:
             layout = run.current
-            view = self._decoder_view(step, i, hidden, kwargs, run)
+            view = self.sight.before_layer(step, i, hidden, kwargs, run)
             assignment = run.ledger.decide(step, view, layout.images.original)
             if assignment is not None:
                 after, index = shorten(layout, assignment, self.compact)
@@ -298,7 +289,7 @@ class Decoder:
         layout = run.current
         changed = {
             "attention_mask": layout.prefill_mask(self._eager, hidden.dtype),
-            "position_embeddings": self._rope(run, layout, hidden, kwargs),
+            "position_embeddings": self.sight.rope(run, layout, hidden, kwargs),
         }
         if kwargs.get("position_ids") is not None:
             given = kwargs["position_ids"].expand(len(hidden), -1)
@@ -312,86 +303,6 @@ class Decoder:
         if run is None or not run.prefilling or level >= len(run.deep):
             return None
         return output + run.deep[level]
-
-    def _decoder_view(
-        self, step: Step, i: int, hidden: Tensor, kwargs: dict[str, Any], run: Run
-    ) -> TokenView:
-        """Return what a reducer sees before layer i."""
-        layout, layer = run.current, self.adapter.layers[i]
-        signals: dict[str, Tensor] = {}
-        if run.ledger.replay is None and layout.images.place.shape[1]:
-            rope = self._rope(run, layout, hidden, kwargs)
-            tapped, before = run.taps.get(i - 1), run.before_layers.get(i - 1)
-            signals = decoder_signals(
-                step.needs, layer, self.adapter.text, hidden, tapped, before, layout, rope
-            )
-            signals |= entry_signals(step.needs, run.prompt, run.embeds)
-            if self.tower.run is not None:
-                signals |= self._vision_signals(step, layout, self.tower.run, run)
-        return self._view(step, hidden, layout, run, signals)
-
-    def _vision_signals(self, step: Step, layout: Layout, tower: TowerRun, run: Run) -> dict[str, Tensor]:
-        """Return what the vision side, its text encoder and the question say about the tokens left."""
-        signals = tower_signals(step.needs, layout, tower, run.images)
-        if "text_keywords" in step.needs:
-            signals["text_keywords"] = keyword_marks(self._behind(run), self.processor).to(run.embeds.device)
-        encoder = getattr(self.processor, "text_encoder", None)
-        if encoder is not None and "clip_text" in step.needs:
-            signals["clip_text"] = encoder.texts(self.processor.questions(self._behind(run)))
-        if encoder is not None and "clip_patches" in step.needs:
-            features = tower_signals(["features"], layout, tower, run.images)["features"]
-            signals["clip_patches"] = encoder.patches(self.adapter.tower_norm, features)
-        return signals
-
-    def _behind(self, run: Run) -> list[list[int]]:
-        """Return the text tokens behind each image."""
-        rows, real = run.prompt.text_rows()
-        ids = run.input_ids[run.prompt.images.sample[:, None], rows]
-        return [row[valid].tolist() for row, valid in zip(ids, real, strict=True)]
-
-    def _rope(
-        self, run: Run, layout: Layout, hidden: Tensor, kwargs: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Return cos and sin (B, S, hd) of a layout."""
-        if layout is run.entry:
-            cos, sin = kwargs["position_embeddings"]
-            return cos.expand(len(hidden), -1, -1), sin.expand(len(hidden), -1, -1)
-        if id(layout) not in run.ropes:
-            if layout.positions is not None:
-                run.ropes[id(layout)] = self.adapter.text.rotary_emb(hidden, layout.positions)
-            else:
-                cos, sin = kwargs["position_embeddings"]
-                index = layout.index[..., None].expand(*layout.index.shape, cos.shape[-1])
-                cos, sin = (t.expand(len(hidden), -1, -1).gather(1, index) for t in (cos, sin))
-                run.ropes[id(layout)] = (cos, sin)
-        return run.ropes[id(layout)]
-
-    def _view(self, step: Step, x: Tensor, layout: Layout, run: Run, signals: dict[str, Tensor]) -> TokenView:
-        images = layout.images
-        text = {n for n in step.needs if "text_" in n}
-        return TokenView(
-            x=images.take(x),
-            valid=images.valid,
-            image=images.picture[:, None].expand_as(images.place),
-            group=images.group,
-            grids=images.grids,
-            source=images.source,
-            size=images.size,
-            signals=Signals(signals, step.needs),
-            text_valid=layout.text_rows()[1] if text else None,
-            ids=self._ids(run),
-        )
-
-    def _ids(self, run: Run) -> Tensor:
-        """(I,) a number of the example and image: as given, else a hash of the prompt (padding left out)."""
-        images, ids = run.prompt.images, run.input_ids
-        if self.ids is not None:
-            given = self.ids.to(ids.device).repeat_interleave(len(ids) // len(self.ids))
-        else:
-            back = torch.arange(ids.shape[1], 0, -1, device=ids.device)
-            valid = run.prompt.valid[:, : ids.shape[1]]
-            given = (ids * valid * (back * 2654435761 % 2147483647)).sum(1) % 2147483647
-        return given[images.sample] * 64 + images.ordinal
 
     def _watcher(self, i: int, whole: bool) -> Watcher:
         def watch(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> None:

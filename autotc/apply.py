@@ -3,8 +3,8 @@
     with autotc.compress(model, policy):
         model.generate(**inputs)
 
-Parts: `_layout` (which tokens are where), `_run` (one prefill), `_decoder` (sites `projector` and `decoder`),
-`_tower` and `_rows` (site `vision`), `_inputs` (site `input`), `_tap` and `_signals` (what reducers look at),
+Parts: `_layout` (which tokens are where), `_run` (one prefill), `_decoder` and `_sight` (sites
+`projector` and `decoder`), `_tower` and `_rows` (site `vision`), `_inputs` (site `input`), `_tap` and `_signals` (what reducers look at),
 `_reuse` (many policies on one prefill: `capture`, `resume`, `prefill`, `score`).
 """
 
@@ -178,7 +178,7 @@ class Compression:
         self.tower = Tower(self.adapter, plan, plan.needs("projector", "decoder"))
         self.decoder = Decoder(self.adapter, plan, policy.positions == "compact", self.tower)
         self.plan = plan
-        self.processor = self.decoder.processor = processor
+        self.processor = self.decoder.sight.processor = processor
         self._handles: list[RemovableHandle] = []
         self._tap: Tap | None = None
         self._wrapped: WrappedProcessor | None = None
@@ -247,11 +247,11 @@ class Compression:
     @property
     def ids(self) -> Tensor | None:
         """(B,) int64, a number of each example."""
-        return self.decoder.ids
+        return self.decoder.sight.ids
 
     @ids.setter
     def ids(self, ids: Tensor | None) -> None:
-        self.decoder.ids = self.tower.ids = ids
+        self.decoder.sight.ids = self.tower.ids = ids
 
     @property
     def trace(self) -> list[dict[str, Any]]:

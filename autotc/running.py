@@ -108,7 +108,7 @@ def bench_evaluate(model: str, max_tflops: float, policies: int, examples: int) 
     Raises:
         SpecError: the model or the limit cannot be used.
     """
-    from autotc.evaluate import reuse_benchmark
+    from autotc.reuse_bench import reuse_benchmark
 
     few = {"selection_examples": 16, "heldout_examples": 16}
     with tempfile.TemporaryDirectory() as folder, SearchProgress() as progress:

@@ -22,9 +22,10 @@ from autotc._stages import Ledger
 from autotc.adapter import adapter_for
 from autotc.apply import Compression, capture, prefill
 from autotc.errors import DataError, PolicyError
-from autotc.evaluate import Evaluator, _named, reuse_benchmark
+from autotc.evaluate import Evaluator, _named
 from autotc.policy import Policy
 from autotc.processing import load_model
+from autotc.reuse_bench import reuse_benchmark
 from autotc.task import SPLITS, Example, Split
 from autotc.tasks.jsonl import Jsonl
 from tests.evaluate_fixtures import (
