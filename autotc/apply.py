@@ -3,9 +3,9 @@
     with autotc.compress(model, policy):
         model.generate(**inputs)
 
-Parts: `_layout` (which tokens are where), `_run` (one prefill), `_decoder` and `_sight` (sites
-`projector` and `decoder`), `_tower` and `_rows` (site `vision`), `_inputs` (site `input`), `_tap` and `_signals` (what reducers look at),
-`_reuse` (many policies on one prefill: `capture`, `resume`, `prefill`, `score`).
+Parts: `_layout` (which tokens are where), `_run` (one prefill), `_decoder` and `_sight` (sites `projector` and
+`decoder`), `_tower` and `_rows` (site `vision`), `_inputs` (site `input`), `_tap` and `_signals` (what reducers look
+at), `_reuse` (many policies on one prefill: `capture`, `resume`, `prefill`, `score`).
 """
 
 from __future__ import annotations
