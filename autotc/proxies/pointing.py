@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autotc.proxies import data
+from autotc.proxies.forward import rms_norm
 from autotc.proxies.llava_forward import LlavaForward
 from autotc.proxies.model import CELL
-from autotc.tasks.scenes import Question, Scene, Thing
+from autotc.tasks.scenes import COLORS, Question, Scene, Thing
+
+_COLORS = tuple(COLORS)
 
 
 def asked_about(question: Question, scene: Scene) -> list[Thing]:
@@ -46,6 +50,30 @@ def cells(things: list[Thing], rows: int, cols: int) -> Tensor:
         cx, cy = thing.center
         covered[int(cy // CELL), int(cx // CELL)] = True
     return covered.flatten()
+
+
+def color_loss(forward: LlavaForward, scenes: list[Scene], batch: data.Batch) -> Tensor:
+    """Return the loss of knowing, where the answer is given, which colour the question names.
+
+    The state that enters the first layer of ``LlavaForward.middle`` is read by a fixed random matrix.
+    Without this the language model learns to gather names from the question, but not colours.
+    """
+    goal = torch.full(batch.groups.shape, -1)
+    for i, scene in enumerate(scenes):
+        for k, question in enumerate(scene.questions):
+            named = [_COLORS.index(word) for word in question.text.split() if word in _COLORS]
+            if named:
+                goal[i, k] = named[0]
+    if forward.middle[0] not in forward.entering:
+        return torch.zeros(())  # a small model may lack the layer
+    y = forward.entering[forward.middle[0]][1]
+    asking = (batch.targets != data.IGNORE).int().argmax(-1)
+    y = y.gather(2, asking[..., None, None].expand(-1, -1, 1, y.shape[-1]))[:, :, 0]
+    size = y.shape[-1]
+    readout = torch.randn(size, len(_COLORS), generator=torch.Generator().manual_seed(0)) * size**-0.5
+    logits = rms_norm(y, torch.ones(size, device=y.device)) @ readout.to(y.device)
+    goal = goal.to(y.device)
+    return F.cross_entropy(4 * logits[goal >= 0], goal[goal >= 0])
 
 
 def pointing_loss(forward: LlavaForward, scenes: list[Scene], batch: data.Batch) -> Tensor:

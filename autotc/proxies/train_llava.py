@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autotc.proxies import captions, data, llava, losses, schedule
 from autotc.proxies.llava_forward import LlavaForward
-from autotc.proxies.pointing import pointing_loss
+from autotc.proxies.pointing import color_loss, pointing_loss
 from autotc.proxies.runner import Options, Runner, matrices_of
 from autotc.proxies.schedule import Stage, View
 from autotc.proxies.watch_clip import Watch
@@ -143,8 +143,10 @@ class LlavaTrainer(Runner):
         answer = losses.answer_loss(logits, batch)
         place = losses.place_loss(self.place, middle, batch.rows, relative=True)
         point = pointing_loss(self.forward, drawn, batch)
-        parts = {"answer": answer.item(), "place": place.item(), "point": point.item()}
-        return answer + 0.5 * place + 0.3 * point, parts
+        color = color_loss(self.forward, drawn, batch)
+        parts = {"answer": answer, "place": place, "point": point, "color": color}
+        loss = answer + 0.5 * place + 0.3 * point + 0.3 * color
+        return loss, {name: part.item() for name, part in parts.items()}
 
     def look(self) -> dict[str, Any]:
         """Return what CLIP sees, then the accuracy, on scenes with unseen handwriting."""
