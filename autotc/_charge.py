@@ -97,11 +97,13 @@ def reducer_work(anatomy: Anatomy) -> Charge:
         from autotc.reducer import Shape  # imports torch, which a cost without stages does not need
 
         stage = cut.stage
-        heads, head_dim = (d.heads, d.head_dim) if stage.site == "decoder" else (v.heads, v.width // v.heads)
+        decoder = stage.site == "decoder"
+        heads, head_dim = (d.heads, d.head_dim) if decoder else (v.heads, v.width // v.heads)
+        kv_heads = d.kv_heads if decoder else heads
         width = v.width if stage.site in ("input", "vision") else d.width
         reducer = _reducer(stage.reducer, tuple(sorted(stage.params.items())))
         n, k = map(max, zip(*cut.rows, strict=True))  # rows of one image are padded to the longest
-        own = len(cut.rows) * reducer.flops(Shape(n, k, width, heads, head_dim, text))
+        own = len(cut.rows) * reducer.flops(Shape(n, k, width, heads, head_dim, text, kv_heads))
         for place in _maps(stage.reducer, v.prefix > 0):
             if place == "block":
                 block = (stage.layer or 0) - (not cuts_inside(stage))

@@ -110,6 +110,8 @@ class Ledger:
             assignment = self.replay[step.index]
         elif bool((view.counts <= asked).all()):
             assignment = None
+            if step.reducer.stateful:
+                self.observe(step, view)  # nothing to cut, but the layer counts for later ones
         else:
             view.state = self.state.setdefault(step.stage.reducer, view.state)
             assignment = step.reducer.assign(view, asked)

@@ -228,7 +228,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes a reducer's own work depends on: n tokens in, k out, d width, heads, head_dim, text tokens."""
+    """The sizes a reducer's own work depends on: n tokens in, k out, d width, heads, head_dim, text tokens, and
+    key-value heads where they are fewer than heads (0: as many)."""
 
     n: int
     k: int
@@ -236,6 +237,12 @@ class Shape:
     heads: int
     head_dim: int
     text: int
+    kv_heads: int = 0
+
+    @property
+    def key_width(self) -> int:
+        """The width of all keys of a token side by side."""
+        return (self.kv_heads or self.heads) * self.head_dim
 
 
 @dataclass(frozen=True)

@@ -72,5 +72,5 @@ class Feather(Reducer):
         return torch.zeros_like(view.valid[row])
 
     def flops(self, shape: Shape) -> float:
-        projected = 2 * (shape.n + 1) * shape.d * shape.heads * shape.head_dim
+        projected = 2 * shape.d * (shape.n * shape.key_width + shape.heads * shape.head_dim)
         return projected + shape.n * shape.heads * (2 * shape.head_dim + 1)

@@ -96,9 +96,9 @@ class Pact(Reducer):
 
     def flops(self, shape: Shape) -> float:
         width = shape.heads * shape.head_dim
-        projected = 2 * 2 * (shape.n + shape.text) * shape.d * width  # queries and keys
+        projected = 2 * (shape.n + shape.text) * shape.d * (width + shape.key_width)
         row = shape.n * shape.heads * (2 * shape.head_dim + 1) + 3 * shape.n * shape.d
-        return projected + row + 2 * shape.n**2 * width + (HALVINGS + 2) * shape.n**2
+        return projected + row + 2 * shape.n**2 * shape.key_width + (HALVINGS + 2) * shape.n**2
 
 
 def importance(attention: Tensor, x: Tensor) -> Tensor:

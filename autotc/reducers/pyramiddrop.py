@@ -53,7 +53,6 @@ class PyramidDrop(Reducer):
         return keep_top(scores, budgets(view, budget), view.valid)
 
     def flops(self, shape: Shape) -> float:
-        # All tokens' keys and one query; grouped-query models project fewer key heads than this.
         width = shape.heads * shape.head_dim
-        projected = 2 * (shape.n + shape.text + 1) * shape.d * width
+        projected = 2 * shape.d * ((shape.n + shape.text) * shape.key_width + width)
         return projected + shape.n * shape.heads * (2 * shape.head_dim + 1)

@@ -64,7 +64,7 @@ class TransPrune(Reducer):
 
     def flops(self, shape: Shape) -> float:
         width, text = shape.heads * shape.head_dim, shape.text
-        projected = 2 * (shape.n + 2 * text) * shape.d * width
+        projected = 2 * shape.d * ((shape.n + text) * shape.key_width + text * width)
         rows = text * (shape.n + text) * shape.heads * (2 * shape.head_dim + 1)
         return 20.0 * (shape.n + text) * shape.d + projected + rows
 
