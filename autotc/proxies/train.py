@@ -1,6 +1,6 @@
 """Train a proxy model from scratch: ``python -m autotc.proxies.train NAME --out FOLDER``.
 
-About 100 minutes on two CPU cores each; see ``train_qwen2_5_vl`` and ``train_llava`` for what is
+100 and 110 minutes on two CPU cores; see ``train_qwen2_5_vl`` and ``train_llava`` for what is
 learned when, and ``runner`` for how.
 """
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from autotc.proxies import captions, data, llava, train_llava
 from autotc.proxies import vocabulary as v
 from autotc.proxies.llava_forward import LlavaForward
+from autotc.proxies.pointing import answered_by, asked_about, color_loss, pointing_loss
 from autotc.proxies.runner import Options, launch
 from autotc.proxies.train_llava import LlavaTrainer, caption_loss, phrase_loss
 from autotc.proxies.watch_clip import on_things
@@ -145,3 +146,39 @@ def test_both_parts_train_and_the_tower_is_frozen_in_the_second(tmp_path, monkey
     lines = [json.loads(line) for line in (tmp_path / "train.log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 10 and "accuracy_168" in lines[-1]
     assert (tmp_path / "model" / "text_encoder" / "visual_projection.safetensors").is_file()
+
+
+def test_questions_are_about_the_right_things():
+    seen = set()
+    for scene in data.draw(range(60), "train"):
+        for question in scene.questions:
+            about = asked_about(question, scene)
+            seen.add(question.group)
+            if question.group in ("digit_by_color", "shape_by_color"):
+                assert [t.name for t in about] == [question.answer]
+            elif question.group in ("color_of_digit", "color_of_shape"):
+                assert [t.color for t in about] == [question.answer]
+            elif question.group == "exist":
+                assert bool(about) == (question.answer == "yes")
+            elif question.group == "relation":
+                assert [t.name for t in answered_by(question, scene)] == [question.answer]
+            elif question.group != "where":
+                assert about == []
+    assert len(seen) == 10
+
+
+def test_pointing_is_the_attention_of_the_first_head(tiny):
+    model, _ = tiny
+    forward = LlavaForward(model)
+    forward.middle = (0, 1)
+    scenes = data.draw(range(2), "train")
+    batch = data.pack(scenes)
+    forward.read(forward.see(batch.images), batch.rows, batch.tokens, None)
+    asking = (batch.targets != data.IGNORE).int().argmax(-1)
+    share = forward.point(0, 12, 12, asking).exp().sum(-1)
+    assert ((share > 0) & (share < 1)).all()
+    loss = pointing_loss(forward, scenes, batch) + color_loss(forward, scenes, batch)
+    loss.backward()
+    grads = [layer.self_attn.k_proj.weight.grad for layer in model.model.language_model.layers]
+    assert grads[0][:32].abs().sum() > 0 and grads[1][:32].abs().sum() > 0 and grads[2] is None
+    model.zero_grad()
