@@ -60,14 +60,14 @@ class TextEncoder:
 
     @torch.no_grad()
     def patches(self, norm: torch.nn.Module, features: Tensor) -> Tensor:
-        """Return (I, N, E) of patches.
+        """Return (I, N, E) of patches; where there is none (padding, newline embeddings) zero.
 
         Args:
             norm: the tower's last norm.
-            features: (I, N, Dv) as they leave a block.
+            features: (I, N, Dv) as they leave a block, zero where there is no patch.
         """
         projected: Tensor = norm(features) @ self.projection.T.to(features.dtype)
-        return projected
+        return projected * features.any(-1, keepdim=True)
 
 
 def load_text_encoder(folder: Path) -> TextEncoder | None:

@@ -27,6 +27,7 @@ from autotc.evaluate import Evaluator
 from autotc.policy import ModelRef, Policy, Stage, budget
 from autotc.processing import Processor, load_model, load_processor
 from autotc.reducer import reducers
+from autotc.text_encoder import TextEncoder
 from autotc.workload import Request, Workload
 from tests.anyres_fixtures import anyres_folder
 from tests.evaluate_fixtures import Toy, picture, policy
@@ -164,6 +165,16 @@ def test_budgets_are_met_though_every_view_rounds_its_own() -> None:
             assert estimate(staged(keep + 2 / 2928), numbers, workload).get(convention) > limit
     smaller = reducers.get("downsample")
     assert preset_policy(smaller, smaller.presets[0], numbers, workload, 1.0) is None
+
+
+def test_newline_embeddings_are_no_patches_to_clip() -> None:
+    encoder = TextEncoder.__new__(TextEncoder)
+    encoder.projection = torch.randn(5, 8)
+    norm, features = torch.nn.LayerNorm(8), torch.randn(2, 3, 8)
+    torch.nn.init.normal_(norm.bias)
+    features[1, 2] = 0
+    found = encoder.patches(norm, features)
+    assert not found[1, 2].any() and found[1, 1].all()
 
 
 def test_several_images_are_charged_as_they_are_seen() -> None:
