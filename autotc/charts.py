@@ -275,4 +275,4 @@ class DotChart:
         axes.grid(axis="y", color="#F3F3F3", zorder=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")

@@ -60,7 +60,8 @@ def test_facts_are_complete_plain_data(name):
         assert found[key], key
     assert found["cost"]["text"]
     assert math.isfinite(found["cost"]["flops"]) and found["cost"]["flops"] >= 0
-    assert found["cost"]["at"] == {"n": 576, "k": 192, "d": 4096, "heads": 32, "head_dim": 128, "text": 64}
+    sizes = {"n": 576, "k": 192, "d": 4096, "heads": 32, "head_dim": 128, "text": 64, "kv_heads": 32}
+    assert found["cost"]["at"] == sizes
     assert set(found["signals"]) == set(found["needs"])
     assert all(p["help"] for p in found["parameters"])
     for preset in found["presets"]:

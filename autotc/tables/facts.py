@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # the model and the picture of most papers' tables: LLaVA-1.5-7B, 576 visual tokens, 192 of them kept
 PUBLISHED = "llava-1.5-7b"
 TOKENS = 576
-SHAPE = Shape(n=TOKENS, k=192, d=4096, heads=32, head_dim=128, text=64)
+SHAPE = Shape(n=TOKENS, k=192, d=4096, heads=32, head_dim=128, text=64, kv_heads=32)
 
 
 def reducer_facts(name: str) -> dict[str, Any]:

@@ -42,10 +42,3 @@ def test_rows_stop_at_their_own_count() -> None:
     valid = torch.tensor([[True, True, True], [True, True, False]])
     order = trade(relevance, torch.zeros(2, 3, 3), torch.tensor([3, 1]), valid, 1.0)
     assert order[0].tolist() == [0, 1, 2] and order[1, 0] == 1
-
-
-def test_a_token_without_numbers_is_picked_last() -> None:
-    x = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
-    x[0, 1] = torch.nan
-    view = TokenView(x, signals={"text_hidden": torch.ones(1, 2, 4)})
-    assert 1 not in make_reducer("greedyprune").assign(view, 4).anchors[0].tolist()
