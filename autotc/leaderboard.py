@@ -171,8 +171,11 @@ def plan(
 
 
 def _classes() -> list[type[Reducer]]:
-    """Baselines first: what others are compared with is measured before them."""
-    return sorted(reducers.all(), key=lambda cls: (cls.name not in BASELINES, cls.name))
+    """Random tokens first, then the other baselines: what others are compared with is measured before them."""
+    order = ("random", *BASELINES)
+    return sorted(
+        reducers.all(), key=lambda cls: (order.index(cls.name) if cls.name in order else len(order), cls.name)
+    )
 
 
 def _placed(
