@@ -146,6 +146,7 @@ def _sizes(settings: dict[str, Any], words: card_words.Words) -> str:
 
 def _clip(seen: dict[str, float]) -> str:
     shown = {name: f"{100 * value:.0f} %" for name, value in seen.items()}
+    shown["most"] = f"{100 * min(1.0, seen['on_things'] * 144 / 36):.0f} %"
     return f"""## CLIP
 
 {card_words.CLIP.format(**shown)}"""
@@ -161,10 +162,11 @@ def _training(lines: list[dict[str, Any]], words: card_words.Words) -> str:
             if key in line:
                 rows.append([line["step"], line["seconds"], key[9:], f"{100 * line[key]:.1f}"])
     table = _table(["step", "seconds", "pixels", "accuracy"], rows)
+    minutes = lines[-1]["seconds"] / 60
     return f"""## Training
 
-`python -m autotc.proxies.train {words.name}`: {lines[-1]["step"]:,} steps, about {steps[-1]["images"]:,} images of
-eight questions each, {lines[-1]["seconds"] / 60:.0f} minutes on two CPU cores, from random weights. {words.training}
+`python -m autotc.proxies.train {words.name}`: {lines[-1]["step"]:,} steps, about {steps[-1]["images"]:,} images
+{words.images}, {minutes:.0f} minutes on two CPU cores, from random weights. {words.training}
 
 {table}
 """

@@ -19,6 +19,7 @@ class Words:
     rules: str
     sizes: str
     training: str
+    images: str = "of eight questions each"
 
 
 QWEN = Words(
@@ -57,13 +58,13 @@ LLAVA = Words(
 """,
     rules="""`cls_attention`: the CLS row's in the block before the last, `cls_last_block`: in the last one.
 `clip_text`: CLIP's patches and the question, sign turned.""",
-    sizes="""As LLaVA, the model is made for one size. Others need `interpolate_pos_encoding`; one image in ten
-was of 112 pixels in training, the other sizes were never seen.""",
+    sizes="""As LLaVA, the model is made for one size. Others need `interpolate_pos_encoding`; some images
+in training were of 112 pixels, the other sizes were never seen.""",
     training="""First CLIP
 alone, then projector and language model on its frozen tower (at 112 pixels at the beginning); the
 learning rate falls to 0 in both. CLIP learns from captions (some of the things with colour, kind and
 quarter of the image, some digits of the tag; the CLS row) and from phrases and questions about one thing
-(the patches; these answer with the sign turned, as OpenAI's do). **Minutes of contrastive training cannot
+(the patches; these answer with the sign of the cosine turned, see below). **Minutes of contrastive training cannot
 give fine detail, so the patch rows before the last block also learned to name what they show, in a
 linear helper thrown away afterwards:** LLaVA's tower has nothing of the kind. The language model too was
 helped where answers alone teach it late: visual tokens entering layers 4 and 8 tell where they are, the
@@ -71,13 +72,14 @@ first head of layer 4 looks at what is asked about and that of layer 8 at the an
 the colour a question names is in the state that enters layer 4. One image in eight lost visual
 tokens before the decoder (three in ten of these all of them), and about one in fourteen lost all of them
 from a layer between 9 and 12 on. Accuracy below is on validation scenes other than those above.""",
+    images="""(111 thousand of them for CLIP, the others with eight questions each)""",
 )
 
 CLIP = """Of 256 held-out scenes. {retrieval} of the images are nearest to their own caption among 32 captions and 32
 with one wrong word; {wrong_refused} are nearer to the right than to the wrong one. Things and tag cover {on_things} of
 the patches; among the 36 patches to which the CLS row pays most attention they are {cls_feature} in the block
-before the last and {cls_last} in the last one. The patch that answers a question about one thing most is on that
-thing in {phrase_top} of the cases; the thing covers {phrase_base} of the patches.
+before the last and {cls_last} in the last one, of {most} that are possible. The patch that answers a question
+about one thing most is on that thing in {phrase_top} of the cases; the thing covers {phrase_base} of the patches.
 """
 
 LIMITS = """## What it can not tell
