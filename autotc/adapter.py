@@ -81,8 +81,15 @@ class ModelAdapter:
 
     @classmethod
     def image_rule(cls, rule: ImageRule, processor: Mapping[str, Any]) -> ImageRule:
-        """Return the image rule with what an image processor's config says about resolution."""
-        return rule
+        """Return the image rule with what an image processor's config says about resolution: the bounds of a dynamic
+        one.
+        """
+        if not rule.max_pixels:
+            return rule
+        size = processor.get("size") or {}
+        low = processor.get("min_pixels") or size.get("shortest_edge") or rule.min_pixels
+        high = processor.get("max_pixels") or size.get("longest_edge") or rule.max_pixels
+        return replace(rule, min_pixels=int(low), max_pixels=int(high))
 
     def prompt_positions(self, mask: Tensor) -> Tensor | None:
         """Return the rotary positions `generate` gives a prompt with this (B, L) mask; None: the model

@@ -5,7 +5,6 @@ attention.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -157,13 +156,6 @@ class Qwen2_5_VL(ModelAdapter):
         rule = ImageRule(patch=patch, merge=merge, min_pixels=56 * 56, max_pixels=28 * 28 * 16384)
         parameters = _parameters(tower, decoder, newer, bool(config.get("tie_word_embeddings")))
         return Anatomy(cls.name, id, rule, tower, decoder, parameters)
-
-    @classmethod
-    def image_rule(cls, rule: ImageRule, processor: Mapping[str, Any]) -> ImageRule:
-        size = processor.get("size") or {}
-        low = processor.get("min_pixels") or size.get("shortest_edge") or rule.min_pixels
-        high = processor.get("max_pixels") or size.get("longest_edge") or rule.max_pixels
-        return replace(rule, min_pixels=int(low), max_pixels=int(high))
 
     @property
     def tower(self) -> Any:

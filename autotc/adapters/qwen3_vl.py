@@ -7,7 +7,6 @@ rows of the states behind the first three decoder layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -122,13 +121,6 @@ class Qwen3_VL(ModelAdapter):
         rule = ImageRule(patch=patch, merge=merge, min_pixels=256 * 256, max_pixels=4096 * 4096)
         parameters = _parameters(tower, decoder, config)
         return Anatomy(cls.name, id, rule, tower, decoder, parameters)
-
-    @classmethod
-    def image_rule(cls, rule: ImageRule, processor: Mapping[str, Any]) -> ImageRule:
-        size = processor.get("size") or {}
-        low = processor.get("min_pixels") or size.get("shortest_edge") or rule.min_pixels
-        high = processor.get("max_pixels") or size.get("longest_edge") or rule.max_pixels
-        return replace(rule, min_pixels=int(low), max_pixels=int(high))
 
     @property
     def tower(self) -> Any:
