@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from autotc.policy import Number
+from autotc.statistics import clustered_error as clustered
+from autotc.statistics import mean
 
 COLUMNS = ("id", "image", "group", "correct", "full", "blind", "agreement", "kl", "next_correct", "answer")
 FLOATS = ("correct", "full", "blind", "agreement", "kl", "next_correct")
@@ -105,31 +107,6 @@ def outcomes_from_columns(
         for name in COLUMNS
     }
     return Outcomes(split, on, metric, **arrays, trace=list(trace))
-
-
-def clustered(residuals: np.ndarray, clusters: np.ndarray) -> float | None:
-    """Return the standard error of a mean from its residuals, clustered; None with fewer than two clusters.
-
-    Args:
-        residuals: (n,) value minus mean.
-        clusters: (n,) cluster of each.
-    """
-    names, index = np.unique(clusters, return_inverse=True)
-    if len(names) < 2:
-        return None
-    sums = np.bincount(index, weights=residuals, minlength=len(names))
-    return float(np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / len(residuals))
-
-
-def mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float | None, int]:
-    """Return mean, clustered standard error and n of the values that are not NaN; n 0 means there are
-    none.
-    """
-    there = ~np.isnan(values)
-    x = values[there]
-    if not len(x):
-        return float("nan"), None, 0
-    return float(x.mean()), clustered(x - x.mean(), clusters[there]), len(x)
 
 
 def paired(one: Outcomes, other: Outcomes, column: str = "correct") -> tuple[float, float | None, int]:
