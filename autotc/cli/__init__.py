@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotc import __version__
-from autotc.cli import database, looking, measuring, searching
+from autotc.cli import database, evidence, looking, measuring, searching
 from autotc.errors import AutotcError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ bench = typer.Typer(no_args_is_help=True, help="Measure autotc itself; timings a
 bench.command(name="evaluate")(measuring.bench_evaluate)
 bench.command(name="methods")(measuring.bench_methods)
 bench.command(name="reducers")(measuring.bench_reducers)
+bench.command(name="statistics")(evidence.bench_statistics)
 app.add_typer(bench, name="bench")
 
 
