@@ -133,6 +133,23 @@ def worst(outcomes: Outcomes) -> tuple[str, tuple[float, float | None, int]] | N
     return min(large.items(), key=lambda item: item[1][0]) if len(large) > 1 else None
 
 
+def worst_group_drop(outcomes: Outcomes) -> tuple[str, float, float | None, int] | None:
+    """Return (group, drop, standard error, n) of the group that loses most against the uncompressed model.
+
+    The drop is the uncompressed score less the policy's, paired by example. Groups of fewer than eight examples
+    are left out; None where none is left. The largest of several noisy drops lies above the largest true drop on
+    average, the more so the smaller the groups: read it with its standard error, which does not know of that
+    choice.
+    """
+    found = []
+    for name in np.unique(outcomes.group):
+        part = outcomes.group == name
+        drop, stderr, n = mean(outcomes.full[part] - outcomes.correct[part], outcomes.image[part])
+        if n >= LEAST_IN_GROUP:
+            found.append((str(name), drop, stderr, n))
+    return max(found, key=lambda f: f[1], default=None)
+
+
 def grounded(outcomes: Outcomes) -> tuple[float, float | None, int] | None:
     """Return (score - blind) / (full - blind) of the means, its standard error (delta method) and n.
 
