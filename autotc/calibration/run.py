@@ -1,0 +1,176 @@
+"""Running the published methods on a proxy, on scenes that nothing else uses; outcomes are kept example by example."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from autotc._process import EvaluatorProcess
+from autotc.calibration.methods import SIZE, Planned
+from autotc.errors import SpecError
+from autotc.tasks.scenes import Scenes
+
+EXAMPLES = 512
+SPLIT = "held-out"
+
+
+class Fresh(Scenes):
+    """The built-in scenes from seeds that no training, no search and no other study draws."""
+
+    first_seed: ClassVar[dict[str, int]] = {SPLIT: 4 * 10**9}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the methods did on one proxy.
+
+    Args:
+        proxy: its name.
+        frozen: hashes of what must not change, see `frozen`.
+        image: (n,) the image of each example.
+        full, blind: (n,) 1 where the uncompressed model is right, and the one without visual tokens.
+        policy, method, budget, seed: (p,) of each run; the policy as its id.
+        correct: (p, n) uint8.
+    """
+
+    proxy: str
+    frozen: dict[str, str]
+    image: np.ndarray
+    full: np.ndarray
+    blind: np.ndarray
+    policy: np.ndarray
+    method: np.ndarray
+    budget: np.ndarray
+    seed: np.ndarray
+    correct: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.policy)
+
+    def write(self, path: Path) -> None:
+        """Write everything into one .npz."""
+        part = path.with_suffix(".part.npz")
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        np.savez_compressed(part, proxy=self.proxy, frozen=json.dumps(self.frozen), **arrays)
+        part.replace(path)
+
+    @staticmethod
+    def read(path: Path) -> Measured:
+        """Read what `write` wrote.
+
+        Raises:
+            SpecError: the file cannot be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ARRAYS}
+                return Measured(str(file["proxy"]), json.loads(str(file["frozen"])), **arrays)
+        except (OSError, ValueError, KeyError) as error:
+            raise SpecError(
+                f"{path}: not the outcomes of a calibration ({error}); delete it and run: autotc bench calibrate"
+            ) from error
+
+
+ARRAYS = ("image", "full", "blind", "policy", "method", "budget", "seed", "correct")
+
+
+def frozen(folder: Path) -> dict[str, str]:
+    """Return short hashes of the generator's source, the digits and a proxy's weights: with others, calibrate again."""
+    tasks = Path(__file__).parent.parent / "tasks"
+    return {
+        "generator": _hash(tasks / "scenes.py", tasks / "_questions.py"),
+        "digits": _hash(tasks / "digits.npz"),
+        "weights": _hash(folder / "model.safetensors", folder / "config.json"),
+    }
+
+
+def _hash(*paths: Path) -> str:
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def measure(
+    folder: Path,
+    planned: list[Planned],
+    path: Path,
+    examples: int,
+    processes: int,
+    done: Callable[[str], None] = lambda label: None,
+) -> Measured:
+    """Run what the file does not hold yet, and write after each policy, so that an interrupted run goes on.
+
+    Args:
+        folder: the proxy.
+        planned: from `methods.plan`; policies are for the full model.
+        path: the .npz.
+        examples: of `Fresh`.
+        processes: that share the examples, one thread each.
+        done: called with a label after each policy.
+    """
+    from autotc.adapter import resolve_model
+
+    now = frozen(folder)
+    found = Measured.read(path) if path.is_file() else None
+    if found is not None and (found.frozen != now or len(found.full) != examples):
+        found = None
+    evaluated = resolve_model(str(folder)).anatomy
+    with EvaluatorProcess(
+        folder, Fresh(SIZE), on=f"proxy:{folder.name}", processes=processes, threads=1
+    ) as evaluator:
+        if found is None:
+            whole = evaluator.evaluate(None, SPLIT, examples)
+            found = Measured(
+                folder.name,
+                now,
+                whole.image.astype(str),
+                _binary(whole.full),
+                _binary(whole.blind),
+                *(np.array([], dtype=kind) for kind in (str, str, float, int)),
+                np.zeros((0, examples), np.uint8),
+            )
+            found.write(path)
+        for item in planned:
+            label = f"{item.method} at {item.budget:.0%}" + (f", draw {item.seed}" if item.seed else "")
+            if not np.any((found.policy == item.policy.id) & (found.method == item.method)):
+                outcomes = evaluator.evaluate(item.policy.for_model(evaluated), SPLIT, examples)
+                found = _with(found, item, _binary(outcomes.correct))
+                found.write(path)
+            done(label)
+    wanted = {(item.policy.id, item.method) for item in planned}
+    keep = [i for i, key in enumerate(zip(found.policy, found.method, strict=True)) if key in wanted]
+    names = ("policy", "method", "budget", "seed", "correct")
+    found = Measured(
+        **{**{k: getattr(found, k) for k in ("proxy", "frozen", "image", "full", "blind")}},
+        **{name: getattr(found, name)[keep] for name in names},
+    )
+    found.write(path)
+    return found
+
+
+def _with(found: Measured, item: Planned, correct: np.ndarray) -> Measured:
+    return Measured(
+        found.proxy,
+        found.frozen,
+        found.image,
+        found.full,
+        found.blind,
+        np.append(found.policy, item.policy.id),
+        np.append(found.method, item.method),
+        np.append(found.budget, item.budget),
+        np.append(found.seed, item.seed),
+        np.vstack((found.correct, correct)),
+    )
+
+
+def _binary(values: np.ndarray) -> np.ndarray:
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise ValueError("scores of the built-in scenes are 0 or 1")
+    return values.astype(np.uint8)
