@@ -1,23 +1,18 @@
-"""Pictures: a front as one frame of points, drawn by Plotly (HTML) or Matplotlib (PNG); methods as rows of dots."""
+"""A front as one frame of points, drawn by Plotly (HTML) or Matplotlib (PNG)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from autotc.charts.palette import COLOURS
 from autotc.errors import SpecError
 
 Role = Literal["front", "trial", "reference", "preset"]
 
-# Okabe-Ito: distinguishable with every common colour vision
-COLOURS: dict[str, str] = {
-    "front": "#0072B2",
-    "trial": "#B8C4CE",
-    "reference": "#D55E00",
-    "preset": "#009E73",
-}
 NAMES = {"front": "front", "trial": "other trials", "reference": "references", "preset": "published presets"}
 
 
@@ -32,6 +27,7 @@ class Point:
         role: how it is drawn.
         label: short name written beside references and presets.
         detail: what a reader sees on hovering.
+        trial: what a click on it selects; references have their label.
     """
 
     cost: float
@@ -40,28 +36,50 @@ class Point:
     role: Role
     label: str
     detail: str
+    trial: int | str | None = None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget: its place on the cost axis and what is written there."""
+
+    cost: float
+    label: str
 
 
 @dataclass(frozen=True)
 class FrontChart:
-    """Quality against cost: the front, what it was chosen from, and what it is compared with."""
+    """Quality against cost: the front, what it was chosen from, and what it is compared with.
+
+    Args:
+        limit: drawn as a line across the cost axis.
+        chosen: `Point.trial` of the point that is ringed.
+    """
 
     title: str
     subtitle: str
     points: Sequence[Point]
     quality_name: str = "accuracy"
     cost_name: str = "TFLOP per 1,000 requests (exact, estimated)"
+    limit: Limit | None = None
+    chosen: int | str | None = None
 
     def of(self, role: Role) -> list[Point]:
         """Points of one role that stand on the axes, by cost."""
-        near = (p for p in self.points if p.role == role and p not in self.beyond)
+        far = self.beyond if role == "reference" else []
+        near = (p for p in self.measured if p.role == role and p not in far)
         return sorted(near, key=lambda p: p.cost)
+
+    @property
+    def measured(self) -> list[Point]:
+        """Points with both figures: NaN has no place on an axis."""
+        return [p for p in self.points if math.isfinite(p.cost) and math.isfinite(p.quality)]
 
     @property
     def beyond(self) -> list[Point]:
         """References so costly that they would press all else together: drawn as levels instead of points."""
-        costs = [p.cost for p in self.points if p.role != "reference"]
-        return [p for p in self.points if p.role == "reference" and costs and p.cost > 1.3 * max(costs)]
+        costs = [p.cost for p in self.measured if p.role != "reference"]
+        return [p for p in self.measured if p.role == "reference" and costs and p.cost > 1.3 * max(costs)]
 
     def write(self, path: Path) -> None:
         """Write the picture as .html or .png.
@@ -99,9 +117,27 @@ class FrontChart:
                 textposition="middle right",
                 hovertext=[p.detail for p in points],
                 hoverinfo="text",
+                customdata=[p.trial for p in points],
                 name=NAMES[role],
-                line={"shape": "hv", "width": 1.5},
+                line={"shape": "hv", "width": 1.5, "color": COLOURS[role]},
                 marker={"size": 6 if role == "trial" else 9, "color": COLOURS[role]},
+            )
+        ringed = [p for p in self.points if self.chosen is not None and p.trial == self.chosen]
+        if ringed:
+            figure.add_scatter(
+                x=[p.cost for p in ringed],
+                y=[p.quality for p in ringed],
+                mode="markers",
+                hoverinfo="skip",
+                name="recommended",
+                marker={"size": 17, "color": COLOURS["chosen"], "symbol": "circle-open"},
+            )
+        if self.limit is not None:
+            figure.add_vline(
+                x=self.limit.cost,
+                line={"dash": "dot", "width": 1.5, "color": COLOURS["limit"]},
+                annotation_text=self.limit.label,
+                annotation_position="bottom right",
             )
         for p in self.beyond:
             figure.add_hline(
@@ -156,6 +192,10 @@ class FrontChart:
                 fontsize=7.5,
                 color=COLOURS["reference"],
             )
+        if self.limit is not None:
+            axes.axvline(
+                self.limit.cost, color=COLOURS["limit"], lw=1.2, ls=":", label=self.limit.label, zorder=2
+            )
         self._label(axes)
         axes.set_xlabel(self.cost_name)
         axes.set_ylabel(f"{self.quality_name}, 95 % interval")
@@ -192,87 +232,3 @@ class FrontChart:
 
 def _level(point: Point) -> str:
     return f"{point.label}: {100 * point.quality:.1f} % at {point.cost:,.0f}"
-
-
-SHADES = ("#0072B2", "#E69F00", "#CC79A7", "#009E73")
-
-
-@dataclass(frozen=True)
-class Dots:
-    """One value of a row: its series, the value and its standard error."""
-
-    series: str
-    value: float
-    stderr: float | None
-
-
-@dataclass(frozen=True)
-class DotChart:
-    """Rows of dots with 95 % intervals, one row a method, one colour a series, one panel a model.
-
-    Args:
-        title: of the whole.
-        value_name: under the axes.
-        panels: title, rows in order from the top, and (name, value) of a level to draw.
-        baselines: rows whose names are set off.
-    """
-
-    title: str
-    value_name: str
-    panels: Sequence[tuple[str, Mapping[str, Sequence[Dots]], tuple[str, float]]]
-    baselines: Sequence[str] = ()
-
-    def write(self, path: Path) -> None:
-        """Write the picture as .png.
-
-        Raises:
-            SpecError: the file cannot be written.
-        """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        tall = 1.6 + 0.19 * max(len(rows) for _, rows, _ in self.panels)
-        figure = Figure(figsize=(6.2 * len(self.panels), tall), dpi=140, layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, (title, rows, level) in zip(
-            figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels, strict=True
-        ):
-            self._panel(axes, title, rows, level)
-        figure.suptitle(self.title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-    def _panel(
-        self, axes: Any, title: str, rows: Mapping[str, Sequence[Dots]], level: tuple[str, float]
-    ) -> None:
-        names = list(rows)
-        series = list(dict.fromkeys(dot.series for dots in rows.values() for dot in dots))
-        for row, dots in enumerate(rows.values()):
-            for dot in dots:
-                axes.errorbar(
-                    dot.value,
-                    row,
-                    xerr=None if dot.stderr is None else 1.96 * dot.stderr,
-                    fmt="o",
-                    ms=4.5,
-                    color=SHADES[series.index(dot.series) % len(SHADES)],
-                    elinewidth=0.8,
-                    zorder=3,
-                )
-        for i, name in enumerate(series):
-            axes.plot([], [], "o", ms=5, color=SHADES[i % len(SHADES)], label=name)
-        axes.axvline(level[1], color="#555555", lw=1, ls="--", label=f"{level[0]}: {100 * level[1]:.1f} %")
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-        for label in axes.get_yticklabels():
-            if label.get_text() in self.baselines:
-                label.set_fontweight("bold")
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlabel(f"{self.value_name}, 95 % interval", fontsize=9)
-        axes.set_title(title, loc="left", fontsize=9.5)
-        axes.grid(axis="x", color="#E4E4E4", zorder=0)
-        axes.grid(axis="y", color="#F3F3F3", zorder=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
