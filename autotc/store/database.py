@@ -20,14 +20,15 @@ class Database:
     Args:
         url: sqlite:///FILE.db or postgresql://...; without it AUTOTC_STORAGE, or `autotc.db` in this folder.
         check: look at once whether an existing database can be used, instead of at the first read or write.
+        read_only: let the database itself refuse every write.
 
     Raises:
         StoreError: not an address, another program's database, an older or newer schema, no access.
     """
 
-    def __init__(self, url: str | None = None, *, check: bool = True) -> None:
+    def __init__(self, url: str | None = None, *, check: bool = True, read_only: bool = False) -> None:
         self._url = engine.parse_url(url)
-        self.engine: Engine = engine.make_engine(self._url)
+        self.engine: Engine = engine.make_engine(self._url, read_only)
         self._writer = self.engine.execution_options(autotc_write=True)
         self._current = False
         if check:

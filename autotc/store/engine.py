@@ -70,14 +70,20 @@ def sqlite_file(url: URL) -> Path | None:
     return Path(name)
 
 
-def make_engine(url: URL) -> Engine:
+def make_engine(url: URL, read_only: bool = False) -> Engine:
     """Return an engine whose transactions are real, and immediate where `autotc_write` is set.
+
+    Args:
+        url: the address.
+        read_only: let the database itself refuse every write.
 
     Raises:
         StoreError: the driver of the database is not installed.
     """
     options: dict[str, Any] = {"json_serializer": _dump_json}
     if url.get_backend_name() != "sqlite":
+        if read_only:
+            options["connect_args"] = {"options": "-c default_transaction_read_only=on"}
         try:
             # trials take minutes: a connection may be dead by the time it is needed again
             return create_engine(url, pool_pre_ping=True, pool_recycle=1800, **options)
@@ -85,7 +91,10 @@ def make_engine(url: URL) -> Engine:
             raise StoreError(
                 f"{shown(url)}: the PostgreSQL driver is missing. Install it: pip install 'autotc[postgres]'"
             ) from error
-    engine = create_engine(_readable(url), connect_args={"timeout": BUSY_SECONDS}, **options)
+    readable = _readable(url)
+    if read_only and readable is url and (file := sqlite_file(url)) is not None:
+        readable = _as_uri(url, file, mode="ro")
+    engine = create_engine(readable, connect_args={"timeout": BUSY_SECONDS}, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -99,8 +108,12 @@ def _readable(url: URL) -> URL:
         return url
     if Path(f"{file}-wal").exists():
         return url
-    uri = f"file:{quote(str(file.resolve()))}"
-    return url.set(database=uri).update_query_dict({"mode": "ro", "immutable": "1", "uri": "true"})
+    return _as_uri(url, file, mode="ro", immutable="1")
+
+
+def _as_uri(url: URL, file: Path, **options: str) -> URL:
+    name = f"file:{quote(str(file.resolve()))}"
+    return url.set(database=name).update_query_dict({**options, "uri": "true"})
 
 
 def _writable(folder: Path) -> bool:

@@ -120,6 +120,40 @@ class FrontRow(Row):
     members: list[FrontMemberRow]
 
 
+@dataclass(frozen=True)
+class AnchorRow(Row):
+    """A policy of a calibration.
+
+    `share` of the tokens names its budget; `numbers` are the qualities on both models; `outcomes` holds by "model"
+    and "proxy" the columns id, image, correct and full. One that could not be run has only a `reason`.
+    """
+
+    label: str
+    share: float
+    policy: Policy
+    costs: dict[str, Any]
+    numbers: list[Number]
+    outcomes: dict[str, dict[str, list[Any]]] | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class CalibrationRow(Row):
+    """What is known of a proxy's order for one model and data; `result` is None until it is finished."""
+
+    id: int
+    model: str
+    model_fingerprint: str
+    proxy: str
+    proxy_fingerprint: str
+    data_fingerprint: str
+    examples: int
+    result: dict[str, Any] | None
+    created: datetime
+    finished: datetime | None
+    anchors: list[AnchorRow] = field(default_factory=list)
+
+
 def split_policy(policy: Policy) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a policy as (document shared by every trial of its id, header of this one)."""
     document = policy.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(HEADER))

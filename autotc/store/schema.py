@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeDecorator
 
 # Every revision, oldest first. The id carries the first autotc that knows it, so that an older autotc
 # which meets a newer database can say which version it needs.
-REVISIONS: tuple[str, ...] = ("v0.1.0.a",)
+REVISIONS: tuple[str, ...] = ("v0.1.0.a", "v0.1.0.b")
 
 # Optuna keeps its tables in the same database and its version in Alembic's default table, hence our own.
 VERSION_TABLE = "autotc_alembic_version"
@@ -216,6 +216,42 @@ class FrontMember(Base):
     trial_id: Mapped[int] = mapped_column(ForeignKey("trial.id"))
     numbers: Mapped[list[Any]]
     costs: Mapped[dict[str, Any]]
+
+
+class Calibration(Base):
+    """How far a proxy can be trusted for one model on one data set; `result` is there when it is finished."""
+
+    __tablename__ = "calibration"
+    __table_args__ = (
+        UniqueConstraint("model_fingerprint", "proxy_fingerprint", "data_fingerprint", "examples"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    model_fingerprint: Mapped[str]
+    proxy: Mapped[str]
+    proxy_fingerprint: Mapped[str]
+    data_fingerprint: Mapped[str]
+    examples: Mapped[int]
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created: Mapped[datetime]
+    finished: Mapped[datetime | None]
+
+
+class Anchor(Base):
+    """A policy measured on both, or the reason why it could not be; `outcomes` has columns by model."""
+
+    __tablename__ = "anchor"
+
+    calibration_id: Mapped[int] = mapped_column(ForeignKey("calibration.id"), primary_key=True)
+    policy_id: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str]
+    share: Mapped[float]
+    policy: Mapped[dict[str, Any]]
+    costs: Mapped[dict[str, Any]]
+    numbers: Mapped[list[Any]]
+    outcomes: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    reason: Mapped[str | None]
 
 
 TABLES = frozenset(Base.metadata.tables)

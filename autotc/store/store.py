@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from autotc.errors import SpecError, StoreError
 from autotc.policy import Number, Policy
 from autotc.store import columns, engine, read, write
-from autotc.store.database import Database
+from autotc.store.calibrations import Calibrations
 from autotc.store.rows import FrontRow, LeaseRow, LookRow, StudyRow, TrialRow, split_policy
 from autotc.store.schema import (
     Cost,
@@ -30,14 +30,14 @@ from autotc.store.schema import (
 )
 
 ROLES = ("trial", "reference")
-FINISHED = ("complete", "infeasible", "failed")
+FINISHED = ("complete", "infeasible", "failed", "screened")
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Store(Database):
+class Store(Calibrations):
     """The database of studies.
 
     Args:

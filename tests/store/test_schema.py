@@ -23,7 +23,8 @@ from autotc.store import Store, revision, schema
 from autotc.store import migrations as shipped
 from tests.store.builders import finish, outcomes, policy, start
 
-ASSET = Path(__file__).parent / "assets" / "revision_v0.1.0.a.sqlite"
+ASSETS = Path(__file__).parent / "assets"
+ASSET = ASSETS / "revision_v0.1.0.a.sqlite"
 FUTURE = '''
 """Only of the tests: the next revision."""
 
@@ -140,6 +141,21 @@ def test_a_database_of_the_first_revision_is_read_and_upgraded(old: str) -> None
     check_asset(store)
     start(store, "more")
     finish(store, "more", 0)
+    store.close()
+
+
+def test_a_database_of_the_second_revision_is_read_and_upgraded(tmp_path: Path) -> None:
+    shutil.copy(ASSETS / "revision_v0.1.0.b.sqlite", tmp_path / "second.db")
+    store = Store(f"sqlite:///{tmp_path}/second.db", check=False)
+    assert store.upgrade()[1] == schema.REVISIONS[-1]
+    check_asset(store)
+    it = store.calibration("m1", "p1", "d1")
+    assert it is not None and (it.model, it.examples, it.result) == ("/models/mine", 2, {"rho": 0.5})
+    assert [(a.label, a.share, a.reason) for a in it.anchors] == [
+        ("half", 0.5, None),
+        ("broken", 0.3, "out of memory"),
+    ]
+    assert it.anchors[0].policy == policy(0.5) and it.anchors[0].outcomes["proxy"]["correct"] == [1.0, 0.0]
     store.close()
 
 
