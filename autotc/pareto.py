@@ -7,6 +7,7 @@ on a front, covers nothing, and is never chosen.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,6 @@ def non_dominated(points: npt.ArrayLike, maximise: bool | Sequence[bool] = False
     # by one that comes before it.
     keys = [indices, *(losses[indices, j] for j in reversed(range(losses.shape[1])))]
     order = indices[np.lexsort(keys)]
-    front = np.empty((0, losses.shape[1]))
     if losses.shape[1] == 2:
         best = np.inf
         for i in order:
@@ -45,11 +45,57 @@ def non_dominated(points: npt.ArrayLike, maximise: bool | Sequence[bool] = False
                 mask[i] = True
                 best = losses[i, 1]
         return mask
+    if losses.shape[1] == 3:
+        mask[order[_staircase(losses[order, 1], losses[order, 2])]] = True
+        return mask
+    front = np.empty((0, losses.shape[1]))
     for i in order:
         if not bool((front <= losses[i]).all(axis=1).any()):
             mask[i] = True
             front = np.vstack([front, losses[i]])
     return mask
+
+
+def _staircase(second: FloatArray, third: FloatArray) -> list[int]:
+    # Of points sorted by their first objective, those that no earlier one beats in the other two. What the earlier
+    # ones beat is the area above a staircase: steps with rising second and falling third objective.
+    steps: list[float] = []
+    heights: list[float] = []
+    found: list[int] = []
+    for i, (x, y) in enumerate(zip(second.tolist(), third.tolist(), strict=True)):
+        place = bisect_right(steps, x)
+        if place and heights[place - 1] <= y:
+            continue
+        found.append(i)
+        start = bisect_left(steps, x)
+        stop = start
+        while stop < len(steps) and heights[stop] >= y:
+            stop += 1
+        steps[start:stop], heights[start:stop] = [x], [y]
+    return found
+
+
+def hypervolume_history(
+    points: npt.ArrayLike, reference: Sequence[float], maximise: bool | Sequence[bool] = False
+) -> FloatArray:
+    """Return what `hypervolume` gives for the first point, the first two, and so on.
+
+    Args:
+        points: (N, 2), in the order in which they were met.
+        reference, maximise: as for `hypervolume`.
+
+    Returns:
+        (N,), never falling.
+    """
+    losses, measured = _losses(points, maximise)
+    corner = _losses([list(reference)], maximise)[0][0].tolist()
+    history, front, area = np.zeros(len(losses)), np.empty((0, 2)), 0.0
+    for i, point in enumerate(losses):
+        if measured[i] and not bool((front <= point).all(axis=1).any()):
+            front = np.vstack([front[~(point <= front).all(axis=1)], point])
+            area = hypervolume(front, corner)
+        history[i] = area
+    return history
 
 
 def hypervolume(

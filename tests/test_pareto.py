@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotc.pareto import cheapest_within_noise, hypervolume, knee, non_dominated
+from autotc.pareto import cheapest_within_noise, hypervolume, hypervolume_history, knee, non_dominated
 
 # few distinct values, so that ties and duplicates are common
 COORDINATE = st.integers(0, 6).map(float) | st.just(math.nan)
@@ -143,3 +143,11 @@ def test_cheapest_within_noise_has_no_cheaper_rival(
     bar = values[top] - errors * stderr[top]
     assert values[chosen] >= bar
     assert not (cost[values >= bar] < cost[chosen]).any()
+
+
+def test_the_history_of_a_hypervolume_is_that_of_its_prefixes() -> None:
+    points = np.random.default_rng(3).random((40, 2))
+    points[7] = np.nan
+    history = hypervolume_history(points, (1, 1))
+    assert history == pytest.approx([hypervolume(points[: i + 1], (1, 1)) for i in range(40)])
+    assert history[-1] > history[5] > 0

@@ -1,0 +1,93 @@
+"""The store as a dashboard reads it: the same rows, what changed since, who works on what; it can't write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+
+from autotc.store.rows import Row
+from autotc.store.schema import Front, Lease, Metric, Study, Trial
+from autotc.store.store import Store
+
+Version = tuple[int | float | str | None, ...]
+
+
+@dataclass(frozen=True)
+class WorkRow(Row):
+    """A trial in hand: who took it when, and until when others leave it alone unless the worker says more."""
+
+    study: str
+    number: int | None
+    label: str | None
+    worker: str
+    taken: datetime
+    expires: datetime
+
+
+class Reader(Store):
+    """A store whose database refuses every write.
+
+    Args:
+        url: as for `Store`.
+
+    Raises:
+        StoreError: not an address, or a driver that is not installed.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        super().__init__(url, check=False, read_only=True)
+
+    def versions(self) -> dict[str, Version]:
+        """Return for each study, oldest first, a key that changes when anything that is shown of it changes."""
+        if not self._ready():
+            return {}
+        trials = (
+            select(
+                Trial.study_id,
+                func.max(Trial.id).label("newest"),
+                func.count(Trial.finished).label("finished"),
+                func.max(Trial.finished).label("last"),
+            )
+            .group_by(Trial.study_id)
+            .subquery()
+        )
+        figures = (
+            select(Trial.study_id, func.count(Metric.trial_id).label("n"))
+            .join(Metric, Metric.trial_id == Trial.id)
+            .group_by(Trial.study_id)
+            .subquery()
+        )
+        fronts = select(Front.study_id, func.max(Front.id).label("id")).group_by(Front.study_id).subquery()
+        chosen = (
+            select(
+                Study.name,
+                Study.state,
+                Study.spec,
+                trials.c.newest,
+                trials.c.finished,
+                trials.c.last,
+                figures.c.n,
+                fronts.c.id,
+            )
+            .outerjoin(trials, trials.c.study_id == Study.id)
+            .outerjoin(figures, figures.c.study_id == Study.id)
+            .outerjoin(fronts, fronts.c.study_id == Study.id)
+            .order_by(Study.id)
+        )
+        with self._read() as connection:
+            return {row[0]: tuple(map(str, row[1:])) for row in connection.execute(chosen)}
+
+    def work(self) -> list[WorkRow]:
+        """Return the trials that workers hold now, or held when they were last heard of."""
+        if not self._ready():
+            return []
+        chosen = (
+            select(Study.name, Trial.number, Trial.label, Lease.worker, Lease.taken, Lease.expires)
+            .join(Trial, Lease.trial_id == Trial.id)
+            .join(Study, Trial.study_id == Study.id)
+            .order_by(Lease.expires.desc())
+        )
+        with self._read() as connection:
+            return [WorkRow(*row) for row in connection.execute(chosen)]
