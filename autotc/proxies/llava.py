@@ -60,17 +60,19 @@ def build(
     tower_width: int = 192,
     blocks: int = 7,
     text_width: int = 128,
+    side: int = SIDE,
 ) -> tuple[LlavaForConditionalGeneration, ClipText]:
     """Build the untrained models; the defaults are ``llava-tiny``.
 
-    Sixteen decoder layers are half of LLaVA-1.5-7B's 32, so that depths can be translated.
+    Sixteen decoder layers are half of LLaVA-1.5-7B's 32, so that depths can be translated. Images have
+    ``side`` x ``side`` pixels.
     """
     vision = CLIPVisionConfig(
         hidden_size=tower_width,
         intermediate_size=3 * tower_width,
         num_hidden_layers=blocks,
         num_attention_heads=tower_width // 32,
-        image_size=SIDE,
+        image_size=side,
         patch_size=CELL,
         projection_dim=text_width,
     )
@@ -94,7 +96,7 @@ def build(
         vision_config=vision,
         text_config=text,
         image_token_index=v.IMAGE,
-        image_seq_length=(SIDE // CELL) ** 2,
+        image_seq_length=(side // CELL) ** 2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         pad_token_id=v.PAD,
@@ -106,7 +108,7 @@ def build(
     model.tie_weights()
     place = model.model.vision_tower.embeddings.position_embedding.weight
     with torch.no_grad():
-        place[1:] = _waves(SIDE // CELL, tower_width)
+        place[1:] = _waves(side // CELL, tower_width)
     clip = CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(v.WORDS),
@@ -138,11 +140,11 @@ def _waves(side: int, width: int) -> Tensor:
     return 0.2 * torch.cat((rows, cols), -1).reshape(side * side, -1)
 
 
-def image_processor_settings() -> dict[str, Any]:
-    """Return preprocessor_config.json: the shorter side becomes 168 pixels, the middle is cut out."""
+def image_processor_settings(side: int = SIDE) -> dict[str, Any]:
+    """Return preprocessor_config.json: the shorter side becomes ``side`` pixels, the middle is cut out."""
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "crop_size": {"height": SIDE, "width": SIDE},
+        "crop_size": {"height": side, "width": side},
         "do_center_crop": True,
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -152,7 +154,7 @@ def image_processor_settings() -> dict[str, Any]:
         "image_std": [STD] * 3,
         "resample": 3,
         "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": SIDE},
+        "size": {"shortest_edge": side},
     }
 
 
@@ -168,7 +170,10 @@ def export(model: LlavaForConditionalGeneration, clip: ClipText, out: Path) -> N
     )
     half.half().save_pretrained(out)
     v.tokenizer().save_pretrained(out)
-    settings = json.dumps(image_processor_settings(), indent=2, sort_keys=True) + "\n"
+    settings = (
+        json.dumps(image_processor_settings(model.config.vision_config.image_size), indent=2, sort_keys=True)
+        + "\n"
+    )
     (out / "preprocessor_config.json").write_text(settings)
 
     text = CLIPTextModelWithProjection(clip.model.config)

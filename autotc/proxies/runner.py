@@ -95,6 +95,13 @@ class Runner(ABC):
             return self.step / self.options.steps
         return self.elapsed / (60 * (self.options.minutes or self.minutes))
 
+    def scene_seeds(self, batch: int) -> range:
+        """Return the seeds of this step's scenes: no image comes twice, also after a resume, and another
+        training seed has other images.
+        """
+        first = (self.options.seed - 1) % 2**31 * 10**9 + (self.step * self.world + self.rank) * 64
+        return range(first, first + batch)
+
     def update(self, loss: Tensor, factor: float) -> float:
         """Do the backward pass and one step of both optimisers; return the learning rate."""
         loss.backward()

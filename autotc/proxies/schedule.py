@@ -54,6 +54,12 @@ STAGES = (
         drops=True,
     ),
 )
+# For models that only ever see small scenes, of which several are trained with different seeds.
+SMALL_STAGES = (
+    Stage("tower", 0.27, (View(112, 112, 24, (2, 4)),), tower_only=True),
+    Stage("small", 0.6, (View(112, 112, 24, (2, 4)),)),
+    Stage("drops", 1.0, (View(112, 112, 24, (2, 4)),), drops=True),
+)
 COMPILED = (112, 168)  # sizes used often enough to repay a minute of compilation each
 
 WARMUP = 100  # steps
@@ -61,9 +67,9 @@ DECAY_FROM = 0.60  # progress at which the learning rate starts to fall to 0
 DROP_SHARE, BLIND_SHARE, LATE_SHARE = 0.10, 0.3, 0.08
 
 
-def stage_at(progress: float) -> Stage:
+def stage_at(progress: float, stages: tuple[Stage, ...] = STAGES) -> Stage:
     """Return the stage at a progress of 0 to 1."""
-    return next((stage for stage in STAGES if progress < stage.until), STAGES[-1])
+    return next((stage for stage in stages if progress < stage.until), stages[-1])
 
 
 def rate_at(progress: float, step: int, stage_step: int) -> float:
@@ -72,9 +78,9 @@ def rate_at(progress: float, step: int, stage_step: int) -> float:
     return warm * min(1.0, max(0.0, (1 - progress) / (1 - DECAY_FROM)))
 
 
-def dense_weight_at(progress: float) -> float:
+def dense_weight_at(progress: float, stage: Stage) -> float:
     """Return the weight of the dense loss: 1 for the tower alone, then 0.5 falling to 0.05."""
-    if stage_at(progress).tower_only:
+    if stage.tower_only:
         return 1.0
     return max(0.05, 0.5 - 0.45 * progress / 0.55)
 

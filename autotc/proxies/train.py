@@ -10,10 +10,15 @@ import argparse
 from pathlib import Path
 
 from autotc.proxies.runner import Options, Runner, launch
-from autotc.proxies.train_llava import LlavaTrainer
-from autotc.proxies.train_qwen2_5_vl import Trainer
+from autotc.proxies.train_llava import LlavaTrainer, SmallLlavaTrainer
+from autotc.proxies.train_qwen2_5_vl import SmallTrainer, Trainer
 
-RUNNERS: dict[str, type[Runner]] = {"qwen2_5_vl-tiny": Trainer, "llava-tiny": LlavaTrainer}
+RUNNERS: dict[str, type[Runner]] = {
+    "qwen2_5_vl-tiny": Trainer,
+    "llava-tiny": LlavaTrainer,
+    "qwen2_5_vl-small": SmallTrainer,
+    "llava-small": SmallLlavaTrainer,
+}
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ class Trainer(Runner):
     """Trains ``qwen2_5_vl-tiny``."""
 
     minutes = 98.0
+    sizes: ClassVar[dict[str, int]] = {}
 
     def __init__(self, options: Options, rank: int = 0, world: int = 1) -> None:
         torch.manual_seed(options.seed)
-        self.model = models.build(**(options.sizes or {})).to(torch.device(options.device))  # type: ignore[arg-type]
+        self.model = models.build(**(self.sizes | (options.sizes or {}))).to(torch.device(options.device))  # type: ignore[arg-type]
         dtype = torch.bfloat16 if options.compile else torch.float32
         self.forward = Forward(self.model, dtype, compiled=options.compile)
         self.plain = Forward(self.model, dtype)  # for sizes too rare to compile
@@ -34,24 +35,27 @@ class Trainer(Runner):
         matrices = matrices_of([inner.visual.blocks, inner.visual.merger, inner.language_model.layers])
         parts = {"model": self.model, "dense": self.dense, "place": self.place}
         super().__init__(options, rank, world, parts, matrices)
-        self.stage = schedule.STAGES[0].name
+        self.stage = self.stages[0].name
+
+    @property
+    def stages(self) -> tuple[schedule.Stage, ...]:
+        """What is trained when."""
+        return schedule.STAGES
 
     def train_step(self) -> dict[str, float]:
         """Do one step on all processes and return its losses."""
         progress = self.progress()
-        stage = schedule.stage_at(progress)
+        stage = schedule.stage_at(progress, self.stages)
         if stage.name != self.stage:
             self.stage, self.stage_step = stage.name, 0
         view = schedule.draw_view(stage, self.options.seed, self.step)
-        # Every image of the run has its own seed, also after a resume.
-        first = (self.step * self.world + self.rank) * 64
-        batch = data.make_batch(
-            range(first, first + view.batch), "train", view.size, view.canvas, view.objects
-        ).to(self.options.device)
+        seeds = self.scene_seeds(view.batch)
+        batch = data.make_batch(seeds, "train", view.size, view.canvas, view.objects)
+        batch = batch.to(self.options.device)
         forward = self.forward if view.size in schedule.COMPILED else self.plain
         visual = forward.see(batch.images)
         dense = losses.dense_loss(self.dense, visual, batch.dense)
-        loss = schedule.dense_weight_at(progress) * dense
+        loss = schedule.dense_weight_at(progress, stage) * dense
         means = {"dense": dense.item()}
         if not stage.tower_only:
             rng = np.random.default_rng([self.options.seed, self.step, 2 + self.rank])
@@ -92,3 +96,15 @@ class Trainer(Runner):
     def export(self, out: Path) -> None:
         """Write the model as a Hugging Face folder."""
         models.export(self.model, out)
+
+
+class SmallTrainer(Trainer):
+    """Trains a model as deep as ``qwen2_5_vl-tiny``, but narrower and on small scenes only."""
+
+    minutes = 22.0
+    sizes: ClassVar[dict[str, int]] = {"width": 128, "tower_width": 96}
+
+    @property
+    def stages(self) -> tuple[schedule.Stage, ...]:
+        """What is trained when."""
+        return schedule.SMALL_STAGES

@@ -13,7 +13,6 @@ from autotc.proxies.llava_forward import LlavaForward, layer_norm, linear
 from autotc.proxies.model import CELL
 from autotc.tasks.scenes import Scene, Thing
 
-TOP = 36  # patches, a quarter of 144
 _NAMES = (
     "retrieval",  # images whose own caption is nearest among a batch and its wrong captions
     "wrong_refused",  # images nearer to the right caption than to the one with an error
@@ -21,7 +20,7 @@ _NAMES = (
     "colors",
     "tag_digits",  # tag digits read right, with their place
     "on_things",  # share of all patches on a thing or tag: what random picking finds
-    "cls_feature",  # the same among the TOP patches by the CLS row's attention, block before the last
+    "cls_feature",  # the same among the quarter of patches with most of the CLS row's attention, block before the last
     "cls_last",  # in the last block
     "phrase_top",  # phrases whose farthest patch is on the thing they speak of
     "phrase_base",  # share of all patches that are on it
@@ -29,7 +28,7 @@ _NAMES = (
 
 
 class Watch:
-    """Sums figures over batches of scenes of 168 x 168 pixels.
+    """Sums figures over batches of square scenes of one size.
 
     Args:
         forward, clip: the models.
@@ -61,7 +60,7 @@ class Watch:
         self._count("on_things", covered)
         *_, second, last = self.forward.tower.encoder.layers
         for name, block, x in (("cls_feature", second, entering), ("cls_last", last, before)):
-            top = cls_attention(block, x).cpu().topk(TOP, -1).indices
+            top = cls_attention(block, x).cpu().topk(covered.shape[1] // 4, -1).indices
             self._count(name, covered.gather(1, top))
         self._phrases(drawn, seed, rows[:, 1:])
 
@@ -83,7 +82,7 @@ class Watch:
                 ]
                 ids = torch.tensor([captions.ids(words[which], captions.SHORT)])
                 text = self.forward.clip_texts(self.clip, ids.to(self.clip.logit_scale.device)).cpu()
-                there = torch.stack([on_thing(t) for t in same]).any(0)
+                there = torch.stack([on_thing(t, scene.image.shape[0] // CELL) for t in same]).any(0)
                 self._count("phrase_top", there[(patches[i] @ text[0]).argmin()][None])
                 self._count("phrase_base", there)
 
@@ -117,10 +116,10 @@ def on_thing(thing: Thing, side: int = 12) -> Tensor:
     return _covered([thing.box], side)
 
 
-def on_things(scene: Scene, side: int = 12) -> Tensor:
+def on_things(scene: Scene) -> Tensor:
     """Return which patches (N,) show a thing or the tag."""
     boxes = [thing.box for thing in scene.things]
-    return _covered(boxes if scene.tag is None else [*boxes, scene.tag.box], side)
+    return _covered(boxes if scene.tag is None else [*boxes, scene.tag.box], scene.image.shape[0] // CELL)
 
 
 def _covered(boxes: list[tuple[float, float, float, float]], side: int) -> Tensor:
