@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from autotc.anatomy import Anatomy
 from autotc.calibration.published import BUDGETS
-from autotc.cost import estimate, estimate_tokens, placed_preset, scale_policy
-from autotc.errors import PolicyError
+from autotc.cost import estimate, estimate_tokens, placed_preset
 from autotc.policy import ModelRef, Policy, Stage
 from autotc.reducer import Preset, PresetStage, reducers
 from autotc.workload import Workload

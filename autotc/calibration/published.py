@@ -173,7 +173,7 @@ def _retention(table: dict[str, Any], row: dict[str, Any], budget: float | None)
     broken = BROKEN_COLUMNS.get(table["id"], ())
     if all(value is None for value in table["baseline"].values()):
         # per cent of what another model answers; the table has no full-token row, and none is needed to compare
-        full = {column: 100.0 for column in table["columns"]} if "_csv_" in table["id"] else {}
+        full = dict.fromkeys(table["columns"], 100.0) if "_csv_" in table["id"] else {}
     else:
         full = table["baseline"]
     return {
@@ -186,15 +186,23 @@ def _retention(table: dict[str, Any], row: dict[str, Any], budget: float | None)
     }
 
 
-def duel(first: Entry, second: Entry, columns: Iterable[str] | None = None) -> Duel | None:
-    """Compare two rows of one table; None with fewer than four common columns."""
+def duel(
+    first: Entry, second: Entry, share: float = LEAST_SHARE, columns: Iterable[str] | None = None
+) -> Duel | None:
+    """Compare two rows of one table; None with fewer than four common columns.
+
+    Args:
+        first, second: the rows.
+        share: of the columns on which the better one must be better.
+        columns: to look at; default: all.
+    """
     shared = [c for c in columns or first.retention if c in first.retention and c in second.retention]
     if len(shared) < LEAST_COLUMNS:
         return None
     gaps = [first.retention[c] - second.retention[c] for c in shared]
     gap, wins = sum(gaps) / len(gaps), (sum(g > 0 for g in gaps), sum(g < 0 for g in gaps))
     better = (gap > 0) - (gap < 0)
-    clear = abs(gap) >= LEAST_GAP and wins[better < 0] >= LEAST_SHARE * len(shared)
+    clear = abs(gap) >= LEAST_GAP and wins[better < 0] >= share * len(shared) - 1e-9
     assert first.budget is not None
     return Duel(
         first.source,
@@ -209,7 +217,7 @@ def duel(first: Entry, second: Entry, columns: Iterable[str] | None = None) -> D
     )
 
 
-def duels(rows: Sequence[Entry]) -> list[Duel]:
+def duels(rows: Sequence[Entry], share: float = LEAST_SHARE) -> list[Duel]:
     """Return every pair of independent rows that stand in one table at one share of tokens, names in order."""
     cells: dict[tuple[str, float], list[Entry]] = {}
     for row in rows:
@@ -218,7 +226,7 @@ def duels(rows: Sequence[Entry]) -> list[Duel]:
     found = []
     for members in cells.values():
         for first, second in combinations(sorted(members, key=lambda e: e.method), 2):
-            if first.method != second.method and (one := duel(first, second)) is not None:
+            if first.method != second.method and (one := duel(first, second, share)) is not None:
                 found.append(one)
     return found
 

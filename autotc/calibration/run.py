@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import ClassVar
 import numpy as np
 
 from autotc._process import EvaluatorProcess
+from autotc.calibration.frozen import frozen
 from autotc.calibration.methods import SIZE, Planned
 from autotc.errors import SpecError
 from autotc.tasks.scenes import Scenes
 
-EXAMPLES = 512
+EXAMPLES = 256
 SPLIT = "held-out"
 
 
@@ -80,23 +80,6 @@ class Measured:
 ARRAYS = ("image", "full", "blind", "policy", "method", "budget", "seed", "correct")
 
 
-def frozen(folder: Path) -> dict[str, str]:
-    """Return short hashes of the generator's source, the digits and a proxy's weights: with others, calibrate again."""
-    tasks = Path(__file__).parent.parent / "tasks"
-    return {
-        "generator": _hash(tasks / "scenes.py", tasks / "_questions.py"),
-        "digits": _hash(tasks / "digits.npz"),
-        "weights": _hash(folder / "model.safetensors", folder / "config.json"),
-    }
-
-
-def _hash(*paths: Path) -> str:
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
-
-
 def measure(
     folder: Path,
     planned: list[Planned],
@@ -117,7 +100,7 @@ def measure(
     """
     from autotc.adapter import resolve_model
 
-    now = frozen(folder)
+    now = frozen(folder.name)
     found = Measured.read(path) if path.is_file() else None
     if found is not None and (found.frozen != now or len(found.full) != examples):
         found = None
@@ -148,7 +131,7 @@ def measure(
     keep = [i for i, key in enumerate(zip(found.policy, found.method, strict=True)) if key in wanted]
     names = ("policy", "method", "budget", "seed", "correct")
     found = Measured(
-        **{**{k: getattr(found, k) for k in ("proxy", "frozen", "image", "full", "blind")}},
+        **{k: getattr(found, k) for k in ("proxy", "frozen", "image", "full", "blind")},
         **{name: getattr(found, name)[keep] for name in names},
     )
     found.write(path)

@@ -39,6 +39,7 @@ bench.command(name="evaluate")(measuring.bench_evaluate)
 bench.command(name="methods")(measuring.bench_methods)
 bench.command(name="reducers")(measuring.bench_reducers)
 bench.command(name="statistics")(evidence.bench_statistics)
+bench.command(name="calibrate")(evidence.bench_calibrate)
 app.add_typer(bench, name="bench")
 
 
