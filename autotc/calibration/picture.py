@@ -9,7 +9,7 @@ import numpy as np
 
 from autotc.calibration.methods import BASELINES
 from autotc.calibration.published import BUDGETS, NAMES
-from autotc.charts import SHADES
+from autotc.charts import COLOURS
 from autotc.errors import SpecError
 
 
@@ -67,7 +67,7 @@ def _panel(axes: Any, found: dict[str, Any], budget: float) -> None:
     shown = points(found, budget)
     labels = []
     for name, theirs, mine in shown:
-        colour = SHADES[1] if name in BASELINES else SHADES[0]
+        colour = COLOURS["reference" if name in BASELINES else "front"]
         x, y = float(np.mean(theirs)), mine["value"]
         axes.errorbar(
             x,
