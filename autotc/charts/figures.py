@@ -150,7 +150,7 @@ def group_quality(groups: Sequence[Group], policy: str = "policy", reference: st
             "width": 3,
         },
         mode="markers+text",
-        text=[f"{g.right_to_wrong} lost, {g.wrong_to_right} gained" for g in groups],
+        text=[_flipped(g) for g in groups],
         textposition="top center",
         name=escape(policy),
         marker={"size": 9, "color": COLOURS["front"]},
@@ -197,6 +197,11 @@ def _figure(title: str, x: str, y: str) -> Any:
         legend={"orientation": "h", "y": -0.2},
     )
     return figure
+
+
+def _flipped(group: Group) -> str:
+    said = (f"{group.right_to_wrong} lost", f"{group.wrong_to_right} gained")
+    return ", ".join(text for text in said if not text.startswith("0 "))
 
 
 def _every(layers: int) -> int:

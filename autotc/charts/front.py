@@ -137,7 +137,7 @@ class FrontChart:
                 x=self.limit.cost,
                 line={"dash": "dot", "width": 1.5, "color": COLOURS["limit"]},
                 annotation_text=self.limit.label,
-                annotation_position="bottom right",
+                annotation_position="bottom left",
             )
         for p in self.beyond:
             figure.add_hline(

@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-LETTER = 6.3  # mean width of a letter, px at 12 px
+LETTER = 6.9  # width of a letter of a wide font, px at 12 px
 LINE = 15.0  # height of a line of text, px
 
 
@@ -46,8 +46,9 @@ class _Canvas:
         self.rows = _rows(figure.data, "y")
         values = {axis: _values(figure, axis, self.rows) for axis in "xy"}
         widest = max((len(_plain(r)) for r in self.rows), default=0)
-        self.left = min(0.34 * width, 14 + LETTER * widest) if self.rows else 62.0
-        self.top, self.right, self.bottom = 22.0, 14.0, 46.0 + LINE * self._legend_lines()
+        self.left = min(0.4 * width, 22 + LETTER * widest) if self.rows else 62.0
+        self.top = 30.0 if self.layout.annotations else 22.0
+        self.right, self.bottom = 14.0, 46.0 + (LINE + 3) * self._legend_lines()
         self.x = _scale(self.layout.xaxis, values["x"], self.left, width - self.right)
         if self.rows:
             self.y = _Scale(-0.5, len(self.rows) - 0.5, self.top, height - self.bottom)
@@ -193,7 +194,10 @@ class _Canvas:
         left = {"center": a - wide / 2, "right": a - 5 - wide}.get(note.xanchor or "center", a + 5)
         base = b + LINE - 2 if note.yanchor == "top" else b - 5
         left = max(self.left + 2, min(left, self.width - self.right - wide))
+        inside = self.top <= b <= self.height - self.bottom + 1
         for shift in (0, -LINE, LINE, -2 * LINE, 2 * LINE, -3 * LINE, -4 * LINE):
+            if inside and base + shift > self.height - self.bottom:
+                continue
             if self._write(left, base + shift, text, "", _plain(note.hovertext or "")):
                 return
         self._write(left, base, text, "", _plain(note.hovertext or ""), force=True)
@@ -233,8 +237,12 @@ class _Canvas:
         if ticks is None:
             ticks = _ticks(self.x.low, self.x.high, max(3, int((self.width - self.left) / 90)))
             texts = [_tick(v, self.layout.xaxis.tickformat, ticks) for v in ticks]
+        end = -math.inf
         for v, text in zip(ticks, texts, strict=True):
-            a = self.x(v)
+            a, half = self.x(v), LETTER * len(text) / 2
+            if a - half < end:  # it would touch its neighbour
+                continue
+            end = a + half + 3
             parts.append(Markup('<path class="grid" d="M{:.1f} {:.1f}V{:.1f}"/>').format(a, self.top, floor))
             parts.append(
                 Markup('<text class="tick mid" x="{:.1f}" y="{:.1f}">{}</text>').format(a, floor + 16, text)
@@ -263,7 +271,7 @@ class _Canvas:
                     _plain(self.layout.yaxis.title.text)
                 )
             )
-        return Markup("").join(parts) + self._legend_marks(floor + 36 + LINE)
+        return Markup("").join(parts) + self._legend_marks(floor + 40 + LINE)
 
     def _legend_marks(self, base: float) -> Markup:
         parts, left, entries = [], 10.0, self._legend()
@@ -272,7 +280,7 @@ class _Canvas:
         for text, colour, hollow in entries:
             wide = 30 + LETTER * len(text)
             if left + wide > self.width and left > 10:
-                left, base = 10.0, base + LINE
+                left, base = 10.0, base + LINE + 3
             paint = 'fill="none" stroke="{}" stroke-width="2"' if hollow else 'fill="{}"'
             dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4.5" ') + Markup(paint) + Markup("/>")
             parts.append(dot.format(left + 5, base - 4, _colour(colour)))
