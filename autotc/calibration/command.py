@@ -13,6 +13,7 @@ from autotc._process import shared_cores
 from autotc.adapter import resolve_model
 from autotc.calibration import methods, page, picture, run, study
 from autotc.calibration.frozen import frozen
+from autotc.calibration.published import duels, entries, yardstick
 from autotc.errors import SpecError
 from autotc.export import write_text
 from autotc.proxies import proxy_folder
@@ -45,6 +46,8 @@ def measure(
     folder = proxy_folder(full.family)
     assert folder is not None
     planned, _ = methods.plan(full, resolve_model(str(folder)).anatomy, parse_workload("vqa"))
+    tested = {name for s in yardstick(duels(entries())) for name in (s.winner, s.loser)}
+    planned.sort(key=lambda item: item.method not in tested)  # what the test needs comes first
     out.mkdir(parents=True, exist_ok=True)
     count = iter(range(1, len(planned) + 1))
     return run.measure(

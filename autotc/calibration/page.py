@@ -102,7 +102,10 @@ def _test(study: dict[str, Any]) -> str:
             *(percent(f["test"]["concordance"], n=False) for f in proxies),
         ],
         ["2. p against shuffled labels, alone", *(f"{f['test']['p']:.3g}" for f in proxies)],
-        ["   after Holm's correction (needed: below 0.05)", *(f"{f['p']:.3g}" for f in proxies)],
+        [
+            "   after Holm's correction over the proxies tested on their family (needed: below 0.05)",
+            *(f"{f['p']:.3g}" for f in proxies),
+        ],
         ["3. held-out sources agree with the others", *(percent(f["test"]["ceiling"]) for f in proxies)],
         [
             "   the proxy on the same cases (needed: at least that interval's lower end)",
