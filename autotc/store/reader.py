@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import func, select
 
 from autotc.store.rows import Row
-from autotc.store.schema import Front, Lease, Metric, Study, Trial
+from autotc.store.schema import Cost, Front, Lease, Metric, Study, Trial
 from autotc.store.store import Store
 
-Version = tuple[int | float | str | None, ...]
+Version = tuple[str, ...]
+COSTS = ("tflops_literature", "tflops_exact", "memory_gib")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,20 @@ class WorkRow(Row):
     worker: str
     taken: datetime
     expires: datetime
+
+
+class Glance(NamedTuple):
+    """What a list of studies needs of a finished trial.
+
+    Args:
+        number: of the trial.
+        qualities: split, value, standard error, n.
+        costs: as stored.
+    """
+
+    number: int
+    qualities: list[tuple[str, float, float | None, int | None]]
+    costs: dict[str, float]
 
 
 class Reader(Store):
@@ -78,6 +95,33 @@ class Reader(Store):
         )
         with self._read() as connection:
             return {row[0]: tuple(map(str, row[1:])) for row in connection.execute(chosen)}
+
+    def glances(self, quality: str = "quality", costs: Collection[str] = COSTS) -> dict[str, list[Glance]]:
+        """Return for each study its completed trials, references apart, in a fixed number of statements.
+
+        Args:
+            quality: name of the figure to read.
+            costs: which of the stored costs.
+        """
+        if not self._ready():
+            return {}
+        done = (Trial.role == "trial", Trial.state == "complete")
+        trials = select(Trial.id, Study.name, Trial.number, Cost.json).where(*done)
+        trials = trials.join(Study, Trial.study_id == Study.id).join(Cost, Cost.trial_id == Trial.id)
+        figures = select(Metric.trial_id, Metric.split, Metric.value, Metric.stderr, Metric.n)
+        figures = figures.join(Trial, Metric.trial_id == Trial.id).where(*done, Metric.name == quality)
+        found: dict[str, list[Glance]] = {}
+        by_id: dict[int, Glance] = {}
+        with self._read() as connection:
+            for id_, study, number, cost in connection.execute(trials.order_by(Trial.id)):
+                one = Glance(number, [], {name: cost[name] for name in costs if name in cost})
+                found.setdefault(study, []).append(one)
+                by_id[id_] = one
+            for id_, *figure in connection.execute(figures):
+                if id_ in by_id:  # not one that finished between the two statements
+                    split, value, stderr, n = figure
+                    by_id[id_].qualities.append((split, value, stderr, n))
+        return found
 
     def work(self) -> list[WorkRow]:
         """Return the trials that workers hold now, or held when they were last heard of."""

@@ -49,6 +49,7 @@ def fill(url: str, studies: int, trials: int, seed: int = 0) -> list[str]:
     random = np.random.default_rng(seed)
     store = Store(url)
     store.upgrade()
+    order = [table.name for table in Base.metadata.sorted_tables]
     names = [f"qwen2.5-vl-{i:02d}{seed:02d}" for i in range(studies)]
     first = 1
     for place, name in enumerate(names):
@@ -81,7 +82,7 @@ def fill(url: str, studies: int, trials: int, seed: int = 0) -> list[str]:
             }
         ]
         with store._write() as connection:
-            for table in sorted(made.rows, key=lambda t: Base.metadata.sorted_tables.index(t.__table__)):
+            for table in sorted(made.rows, key=lambda t: order.index(t.__tablename__)):
                 statement = engine.upsert(connection.dialect.name, table.__table__)
                 connection.execute(statement.on_conflict_do_nothing(), made.rows[table])
     store.close()

@@ -1,0 +1,156 @@
+"""Running a policy to see what it keeps: the pictures that the dashboard shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from autotc._batches import make_inputs, new_batch
+from autotc.apply import Compression, prefill
+from autotc.assignment import Assignment
+from autotc.pictures import Looked, Pictures, Seen, described, drawn, fitted, write
+from autotc.policy import Policy
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from autotc.evaluate import Evaluator
+    from autotc.task import Example, Split
+
+EXAMPLES = 12
+Targets = list[int | None]
+
+
+def make(
+    root: Path, evaluator: Evaluator, policies: Sequence[Policy], split: Split = "held-out", n: int = EXAMPLES
+) -> list[Path]:
+    """Draw what each policy keeps of the first examples of a split, and write it under `root`.
+
+    Args:
+        evaluator: of the model that runs.
+        policies: for any model of the family.
+        split, n: the examples.
+
+    Returns:
+        The folders.
+    """
+    examples = list(evaluator.task.examples(split, n))[:n]
+    full = evaluator.evaluate(None, split, n)
+    out = []
+    for policy in policies:
+        here = policy.for_model(evaluator.anatomy)
+        outcomes = evaluator.evaluate(here, split, n)
+        looked: list[Looked] = []
+        images: dict[str, Image] = {}
+        for i, example in enumerate(examples):
+            ground, grid, tokens, stages = look(evaluator, here, example)
+            shown = fitted(ground, grid)
+            images[f"{i}.webp"] = shown
+            seen = []
+            for j, (smaller, targets) in enumerate(stages):
+                name = f"{i}-{j}.webp"
+                images[name] = drawn(fitted(smaller, grid), grid, targets)
+                kept = sum(t == k for k, t in enumerate(targets))
+                dropped = sum(t is None for t in targets)
+                seen.append(Seen(kept=kept, merged=len(targets) - kept - dropped, dropped=dropped, file=name))
+            looked.append(
+                Looked(
+                    id=example.id,
+                    group=example.group,
+                    question=example.question,
+                    wanted=example.answer,
+                    before=str(full.answer[i]),
+                    after=str(outcomes.answer[i]),
+                    right_before=float(full.correct[i]),
+                    right_after=float(outcomes.correct[i]),
+                    tokens=tokens,
+                    file=f"{i}.webp",
+                    stages=seen,
+                )
+            )
+        found = Pictures(
+            policy=policy.id,
+            on=evaluator.on,
+            split=split,
+            stages=[described(stage) for stage in policy.stages],
+            examples=looked,
+        )
+        out.append(write(root, found, images))
+    return out
+
+
+@torch.inference_mode()
+def look(
+    evaluator: Evaluator, policy: Policy, example: Example
+) -> tuple[Image, tuple[int, int], int, list[tuple[Image, Targets]]]:
+    """Return an example's first image, its (rows, columns) of tokens, and what each stage leaves of them.
+
+    Args:
+        policy: for the evaluator's model.
+
+    Returns:
+        The image; its grid as the model sees it, and tokens it would have in full size; for each stage the image as it
+        was shown, and for each token where it goes.
+    """
+    image = _visible(example.load()[0], evaluator.anatomy.image.fixed is not None)
+    resize = next((s for s in policy.stages if s.site == "input"), None)
+    batch = new_batch("pictures", [example], evaluator.device)
+    inputs = make_inputs(batch, evaluator.processor, evaluator.anatomy, resize, evaluator.device)
+    if not policy.stages:
+        rows, columns = evaluator.anatomy.image.grid(*image.size)
+        return image, (rows, columns), rows * columns, []
+    with Compression(evaluator.model, policy, evaluator.processor, evaluator.anatomy) as compression:
+        compression.ids = batch.numbers
+        state = prefill(compression, inputs.tensors, original=inputs.original)
+        images = state.run.prompt.images
+        _, rows, columns = images.grids[0]
+        grid = (rows, columns)
+        n = rows * columns
+        product: Assignment | None = None
+        size = torch.ones(images.place.shape)
+        stages: list[tuple[Image, Targets]] = []
+        shown = image
+        for i, stage in enumerate(policy.stages):
+            if stage.site == "input":
+                unit = evaluator.anatomy.image.patch * evaluator.anatomy.image.merge
+                shown = image.resize((columns * unit, rows * unit)).resize(image.size)
+            decision = state.decisions.get(i)
+            if decision is not None:
+                product = (
+                    decision
+                    if product is None
+                    else product.compose(decision, size.to(decision.anchors.device))
+                )
+            stages.append((shown, list(range(n)) if product is None else targets(product, n)))
+    return image, grid, images.original[0], stages
+
+
+def targets(assignment: Assignment, n: int) -> Targets:
+    """Return where each of the first row's `n` tokens goes: the place of the heaviest token it is part of, or None.
+
+    A token that is the place of an output token it is part of stays where it is.
+    """
+    dense: Tensor = assignment.dense()[0, :, :n]
+    anchors = assignment.anchors[0]
+    real = assignment.valid[0]
+    dense, anchors = dense[real], anchors[real]
+    if not len(anchors):
+        return [None] * n
+    heaviest = dense.max(0)
+    place_of: Any = anchors[heaviest.indices].tolist()
+    part = (heaviest.values > 0).tolist()
+    own = {int(a) for k, a in enumerate(anchors) if dense[k, int(a)] > 0}
+    return [i if i in own else place_of[i] if part[i] else None for i in range(n)]
+
+
+def _visible(image: Any, square: bool) -> Any:
+    # towers of a fixed size look at the middle square
+    if not square:
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))

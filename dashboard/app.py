@@ -1,0 +1,29 @@
+"""The entry: a frame around the pages."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import parts
+
+st.set_page_config(
+    page_title="autotc",
+    page_icon=":material/filter_alt:",
+    layout="wide",
+    menu_items={"About": "autotc: which visual tokens can your vision-language model do without?"},
+)
+parts.gate()
+page = st.navigation(
+    [
+        st.Page(parts.STUDIES, title="Studies", icon=":material/table_rows:", default=True),
+        st.Page(parts.FRONT, title="Front", icon=":material/scatter_plot:"),
+        st.Page(parts.POLICY, title="Policy", icon=":material/description:"),
+        st.Page(parts.SEES, title="What it sees", icon=":material/visibility:", url_path="sees"),
+        st.Page("pages/methods.py", title="Methods", icon=":material/category:"),
+        st.Page("pages/runs.py", title="Runs", icon=":material/memory:"),
+    ],
+    position="top",
+)
+with parts.explained():
+    page.run()
+parts.live()

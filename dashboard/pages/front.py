@@ -1,0 +1,164 @@
+"""Front: the policies of a study on two axes; a budget, a click, and the policy to take."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import streamlit as st
+
+from autotc import charts, figures
+from dashboard import data, parts
+from dashboard.data import Axis, Picked, StudyView
+
+CHART = "front"
+RULES = {"best": "best quality", "knee": "knee", "cheapest": "cheapest within noise"}
+
+
+def axes(view: StudyView, counts: str) -> tuple[Axis, Axis]:
+    """Let the visitor choose two stored figures."""
+    unit = next((a.unit for a in view.axes if a.name == "quality"), "accuracy")
+    x0 = Axis(f"tflops_{counts}", None, "estimated", "TFLOP/1000 requests")
+    y0 = Axis("quality", None, "measured", unit)
+    with st.popover("Axes", icon=":material/tune:"):
+        x = st.selectbox("Across", list(dict.fromkeys([x0, *view.axes])), key="x", format_func=str)
+        y = st.selectbox("Up", list(dict.fromkeys([y0, *view.axes])), key="y", format_func=str)
+        st.caption(
+            "Estimated figures are computed for the full model, measured ones come from running a model."
+        )
+    return x, y
+
+
+def slide(view: StudyView, counts: str) -> float | None:
+    """Let the visitor move the budget."""
+    costs = [c for m in view.members.values() if not m.reference and (c := data.cost(m, counts)) < math.inf]
+    if not costs:
+        return None
+    low, high = math.floor(min(costs)), math.ceil(max([*costs, view.limit or 0]))
+    top = max(high, low + 1)
+    start = min(max(view.limit or top, low), top) if counts == view.convention else top
+    if "budget" in st.session_state:
+        st.session_state.budget = min(max(st.session_state.budget, low), top)
+    return st.slider(
+        f"Budget, TFLOP per 1,000 requests ({'papers’ count' if counts == 'literature' else 'exact'})",
+        low,
+        top,
+        int(start),
+        key="budget",
+        bind="query-params",
+        on_change=lambda: st.session_state.pop("trial", None),
+    )
+
+
+def table(view: StudyView, chosen: Picked) -> None:
+    """List the front; choosing a row selects the policy."""
+    lines = []
+    for name in chosen.names:
+        m = view.members[name]
+        cells = {"trial": name, "stands out": chosen.tag(name)}
+        for title, figure, split in (
+            (f"quality ({chosen.split})", "quality", chosen.split),
+            ("quality (held-out)", "quality", "held-out"),
+            ("TFLOP exact", "tflops_exact", None),
+            ("TFLOP literature", "tflops_literature", None),
+            ("tokens", "visual_tokens", None),
+        ):
+            found = m.number(figure, split)
+            cells[title] = "–" if found is None else data.value(found).removesuffix(" TFLOP/1000 requests")
+        lines.append({**cells, "policy": view.described[name]})
+
+    def select() -> None:
+        rows = st.session_state.members.selection.rows
+        if rows:
+            st.session_state.trial = chosen.names[rows[0]]
+
+    st.dataframe(
+        pd.DataFrame(lines),
+        hide_index=True,
+        key="members",
+        on_select=select,
+        selection_mode="single-row",
+        height="content",
+    )
+
+
+@st.fragment
+def page(view: StudyView) -> None:
+    """Everything that a click or the slider changes."""
+    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    with bar:
+        counts = st.segmented_control(
+            "Cost",
+            ["literature", "exact"],
+            default=view.convention,
+            required=True,
+            key="counts",
+            format_func={"literature": "papers’ count", "exact": "exact"}.get,
+            on_change=lambda: st.session_state.pop("budget", None),
+            help="The papers’ count is the decoder’s prefill over visual tokens; exact is all that is executed.",
+        )
+        others = [n for n in data.versions() if n != view.row.name]
+        other = st.selectbox(
+            "Compare with", others, index=None, key="other", format_func=data.short, width=280
+        )
+        x, y = axes(view, counts)
+    limit = slide(view, counts)
+    chosen = data.picked(view, limit, counts)
+    if not chosen.names:
+        st.info("No finished trial is within this budget yet.", icon=":material/hourglass_empty:")
+        return
+    name = parts.choose_policy(view, chosen)
+    marks = data.marks(view, x, y, limit, counts, chosen)
+    if other:
+        theirs = data.study(other)
+        marks += data.marks(theirs, x, y, None, counts, data.picked(theirs, None), other=True)
+
+    def select() -> None:
+        points = st.session_state[CHART].selection.points
+        if points and points[0].get("customdata", [""])[0] in view.members:
+            st.session_state.trial = points[0]["customdata"][0]
+
+    figure = figures.front(
+        marks,
+        data.axis_title(x),
+        data.axis_title(y),
+        limit=limit if x.name == f"tflops_{counts}" else None,
+        chosen=name,
+        percent=y.share,
+        dark=parts.dark(),
+    )
+    parts.plot(figure, CHART, "Quality against cost", on_select=select, selection_mode="points")
+    card(view, chosen, name, limit)
+    table(view, chosen)
+
+
+def card(view: StudyView, chosen: Picked, name: str | None, limit: float | None) -> None:
+    """Show the selected policy and offer it."""
+    if name is None:
+        return
+    with st.container(border=True):
+        st.markdown(f"**{parts.plain(data.sentence(view, chosen, name, limit))}**")
+        with st.container(horizontal=True):
+            parts.download(data.policy_document(view, name))
+            st.page_link(
+                parts.POLICY,
+                label="Look at it",
+                icon=":material/description:",
+                query_params=data.link(view, name),
+            )
+            st.page_link(
+                parts.SEES,
+                label="What it sees",
+                icon=":material/visibility:",
+                query_params=data.link(view, name),
+            )
+
+
+st.title("Front")
+view = parts.choose_study()
+page(view)
+with st.expander("How the search went", icon=":material/trending_up:"):
+    figure = figures.dressed(
+        charts.hypervolume_history(data.history(view), "share of the plane covered"), 240, parts.dark()
+    )
+    parts.plot(figure, "history", "Hypervolume after each trial")

@@ -1,0 +1,65 @@
+"""Runs: who works on what, what failed and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import data, parts
+
+
+@st.fragment(run_every=parts.LIVE_S)
+def workers() -> None:
+    """List the trials in hand."""
+    now = datetime.now(UTC)
+    lines = [
+        {
+            "worker": data.short(w.worker),
+            "study": data.short(w.study),
+            "trial": str(w.number) if w.number is not None else data.short(w.label or ""),
+            "for": data.duration((now - w.taken).total_seconds()),
+            "state": "working" if w.expires > now else "silent",
+            "next sign of life due": f"in {data.duration((w.expires - now).total_seconds())}"
+            if w.expires > now
+            else f"{data.duration((now - w.expires).total_seconds())} ago",
+        }
+        for w in data.work()
+    ]
+    if lines:
+        st.dataframe(pd.DataFrame(lines), hide_index=True)
+    else:
+        st.text("No worker holds a trial now.")
+
+
+st.title("Runs")
+st.subheader("Workers")
+workers()
+view = parts.choose_study()
+counts = pd.Series([t.state for t in view.trials if t.role == "trial"], dtype=str).value_counts()
+failures = [t for t in view.trials if t.state in ("failed", "infeasible")]
+memory = sum("memory" in (t.reason or "").lower() for t in failures)
+spent = sum(t.seconds or 0.0 for t in view.trials)
+with st.container(horizontal=True):
+    st.metric(
+        "finished trials", f"{counts.get('complete', 0):,} of {view.row.spec.get('trials', '?')}", width=190
+    )
+    st.metric("running", f"{counts.get('running', 0):,}", width=150)
+    st.metric("failed", f"{len(failures):,}", width=150)
+    st.metric("out of memory", f"{memory:,}", width=150)
+    st.metric("time of evaluations", data.duration(spent), width=190)
+st.subheader("Failures")
+if failures:
+    lines = [
+        {
+            "trial": str(t.number) if t.role == "trial" else data.short(t.label or ""),
+            "when (UTC)": (t.finished or t.created).strftime("%Y-%m-%d %H:%M:%S"),
+            "reason": data.short(t.reason or "not said", 400),
+            "policy": data.short(t.policy.describe()),
+        }
+        for t in failures[::-1]
+    ]
+    st.dataframe(pd.DataFrame(lines), hide_index=True, height="content" if len(lines) < 16 else 560)
+else:
+    st.text("None.")
