@@ -176,6 +176,8 @@ def numbers(outcomes: Outcomes) -> list[Number]:
     }
     if (low := worst(outcomes)) is not None:
         found["worst_group"] = low[1]
+    if (lost := worst_group_drop(outcomes)) is not None:
+        found["worst_group_drop"] = lost[1:]
     units = {"grounded": "share of the image's gain", "agreement": "agreement", "kl": "nats"}
     return [
         Number(

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from autotc import __version__
 from autotc.charts import FrontChart, Point, Role
+from autotc.constraints import Constraint
 from autotc.errors import SpecError
 from autotc.pareto import knee, non_dominated
 from autotc.policy import Number, Policy
@@ -71,6 +73,11 @@ class Member:
             raise SpecError(f"trial {self.trial}: no {name}{f' on {split}' if split else ''} is stored")
         return number.value
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """Estimated costs by name."""
+        return {n.name: n.value for n in self.numbers if n.name in UNITS}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the shape of the outside contract."""
         return {
@@ -109,7 +116,10 @@ def members(store: Store, study: str) -> list[Member]:
 
 
 def front(
-    everything: Sequence[Member], limit: float | None = None, convention: str = "literature"
+    everything: Sequence[Member],
+    limit: float | None = None,
+    convention: str = "literature",
+    constraints: Sequence[Constraint] = (),
 ) -> tuple[list[Member], str]:
     """Return the Pareto front (quality up, exact cost down) within a limit, cheapest first, and the split it rests on.
 
@@ -117,14 +127,17 @@ def front(
 
     Args:
         limit: TFLOP per 1,000 requests in the named convention; None for no limit.
+        constraints: others; those on costs are limits too, those on measured figures leave the front alone.
     """
+    named = () if limit is None else (Constraint(f"tflops_{convention}", limit),)
+    limits = [*named, *(c for c in constraints if c.on_cost)]
     for split in ("selection", "search"):
         rows = [
             m
             for m in everything
             if not m.reference
             and m.number("quality", split)
-            and (limit is None or m.value(f"tflops_{convention}") <= limit)
+            and all(c.violation(m.costs) <= 0 for c in limits)
         ]
         if rows:
             points = np.array([[m.value("quality", split), m.value("tflops_exact")] for m in rows])
@@ -208,8 +221,10 @@ def chart(
                 stderr=quality.stderr,
                 role=role,
                 label=m.label or f"#{m.trial}",
-                detail=f"{m.label or f'trial {m.trial}'}: {m.policy.describe()}<br>"
-                f"{quality.value:.3f} on {quality.split}",
+                detail=f"{escape(m.label or f'trial {m.trial}')}: {escape(m.policy.describe())}<br>"
+                f"{quality.value:.1%} ± {quality.stderr or 0:.1%} on {quality.split}, n {quality.n}<br>"
+                f"{m.value('tflops_exact'):,.0f} TFLOP exact, {m.value('tflops_literature'):,.0f} literature",
+                trial=m.trial,
             )
         )
     return FrontChart(title=title, subtitle=subtitle, points=points, quality_name=f"quality on {split}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autotc.adapter import ModelSource, resolve_model
 from autotc.errors import ModelError
 from autotc.export import write_text
+from autotc.pairs import Pair, screen_for
 from autotc.progress import SearchProgress, duration
 from autotc.proxies import proxy_folder
 from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
@@ -22,12 +23,13 @@ from autotc.store import Store
 from autotc.tables.console import console
 from autotc.tables.fronts import FrontView
 from autotc.task import SPLITS, Task
+from autotc.weights import placement
 
 if TYPE_CHECKING:
     from autotc._process import EvaluatorProcess
 
 STARTED = time.monotonic()
-OPTIONS = frozenset(SearchSpec.model_fields) - {"reducers"}
+OPTIONS = frozenset(SearchSpec.model_fields) - {"reducers", "constraints"}
 
 
 def search(options: dict[str, Any], quiet: bool) -> Result:
@@ -71,6 +73,12 @@ def prepare(spec: SearchSpec) -> Setting:
     if spec.max_tflops is None:
         notes.append("No --max-tflops was given: presets keep every token, and the front covers all costs.")
     proxy = on.startswith("proxy:")
+    screen = None
+    if not proxy and spec.data and proxy_folder(source.family) is not None:
+        pair = Pair.find(str(folder))
+        of_proxy = partial(make_evaluator, pair.proxy, None, False, pair.on)
+        screen, note = screen_for(Store(spec.storage), pair, task.fingerprint, of_proxy)
+        notes.append(note)
     wanted = {
         "search": spec.examples,
         "selection": spec.selection_examples,
@@ -94,10 +102,11 @@ def prepare(spec: SearchSpec) -> Setting:
         evaluated=resolve_model(str(folder)).anatomy,
         on=on,
         workload=workload,
-        evaluator=partial(make_evaluator, folder, spec.data, spec.skip_bad, on),
+        evaluator=partial(make_evaluator, folder, spec.data, spec.skip_bad, on, device=spec.device),
         data=task.fingerprint,
         sizes=sizes,
         timeout=PROXY_TIMEOUT_S if proxy else None,
+        screen=screen,
         notes=tuple(notes),
     )
 
@@ -207,13 +216,13 @@ def make_task(data: str | None, skip_bad: bool = False) -> Task:
 
 
 def make_evaluator(
-    folder: Path, data: str | None, skip_bad: bool, on: str, processes: int = 1
+    folder: Path, data: str | None, skip_bad: bool, on: str, processes: int = 1, device: str = "auto"
 ) -> EvaluatorProcess:
-    """Build the evaluator of one of `processes` searching processes, which share the machine's cores."""
-    from autotc._process import EvaluatorProcess, shared_cores
+    """Build the evaluator of one of `processes` searching processes, which share the machine."""
+    from autotc._process import EvaluatorProcess
 
-    cores = max(1, (os.cpu_count() or 1) // processes)
-    return EvaluatorProcess(folder, make_task(data, skip_bad), on=on, **shared_cores(folder, cores))
+    options = placement(folder, resolve_model(str(folder)).anatomy, device, processes)
+    return EvaluatorProcess(folder, make_task(data, skip_bad), on=on, **options)
 
 
 def _evaluated(source: ModelSource, evaluate_on: str) -> tuple[Path, str, str]:

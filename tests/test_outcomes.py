@@ -94,7 +94,8 @@ def test_missing_is_left_out_and_never_a_number() -> None:
     kl = np.full(20, np.nan)
     kl[:5] = 0.5
     found = {x.name: x for x in numbers(made(20, kl=kl, correct=np.arange(20) % 2))}
-    assert set(found) == {"quality", "agreement", "kl", "grounded"}
+    assert set(found) == {"quality", "agreement", "kl", "grounded", "worst_group_drop"}
+    assert (found["worst_group_drop"].value, found["worst_group_drop"].n) == (0.5, 20)
     assert (found["kl"].value, found["kl"].n, found["kl"].unit) == (0.5, 5, "nats")
     assert found["quality"].n == 20 and found["quality"].stderr is not None
     assert found["quality"].kind == "measured" and found["quality"].on == "proxy:toy"

@@ -20,6 +20,12 @@ SEARCH_EXAMPLES = """**Examples**
 """
 
 
+CONSTRAINT_HELP = (
+    "NAME <= NUMBER or NAME >= NUMBER (repeatable). On a cost (kv_gib, tflops_exact, ...) a limit of every trial; on a "
+    "figure (quality, worst_group_drop, ...) of what is recommended. Default: 'worst_group_drop <= 0.05'."
+)
+
+
 def search(
     model: Model,
     max_tflops: Annotated[
@@ -34,6 +40,7 @@ def search(
     max_memory_gib: Annotated[
         float | None, typer.Option("--max-memory-gib", help="At most this peak memory (estimated here).")
     ] = None,
+    constraint: Annotated[list[str] | None, typer.Option("--constraint", help=CONSTRAINT_HELP)] = None,
     workload: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +104,7 @@ def search(
     from autotc import running
 
     given = {name: value for name, value in locals().items() if name in running.OPTIONS}
-    result = running.search({**given, "reducers": reducer}, quiet=as_json)
+    result = running.search({**given, "reducers": reducer, "constraints": constraint}, quiet=as_json)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -149,22 +156,35 @@ def export(
     ] = "quality",
     trial: Annotated[int | None, typer.Option("--trial", help="This trial instead.")] = None,
     max_tflops: Annotated[float | None, typer.Option("--max-tflops", help="Another limit.")] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--constraint",
+            help="What the policy has to meet, in the place of the study's own constraints on the same figures "
+            "(repeatable); 'worst_group_drop <= 1' lifts the default.",
+        ),
+    ] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Write one policy of a study as JSON, with what was measured and how to use it."""
+    """Write one policy of a study as JSON, with what was measured and how to use it.
+
+    It is the best among the members of the front that meet the constraints. Where none meets the default one, the
+    nearest is written, and said to be no recommendation; where none meets your own, nothing is written.
+    """
     from autotc.export import write_text
     from autotc.store import Store
     from autotc.tables.fronts import FrontView, exported
 
     store = Store(storage)
-    view = FrontView.read(store, _latest(store, study), max_tflops, None)
-    document = view.policy(best, trial)
+    view = FrontView.read(store, _latest(store, study), max_tflops, None, constraint or ())
+    document, why = view.policy(best, trial)
     write_text(output, document.json_text())
     if as_json:
-        print_json({"file": str(output), "id": document.id, "trial": document.provenance["trial"]})
+        chosen = {"file": str(output), "id": document.id, "trial": document.provenance["trial"]}
+        print_json({**chosen, "recommendation": None if why is None else why.as_dict()})
     else:
-        exported(output, document)
+        exported(output, document, why)
 
 
 def _latest(store: Any, study: str | None) -> str:

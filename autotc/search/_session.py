@@ -14,8 +14,9 @@ from autotc.errors import SpecError, StoreError, UnsupportedError
 from autotc.pareto import non_dominated
 from autotc.policy import Number, Policy
 from autotc.search._clock import Clock
+from autotc.search._fidelity import Screen, Screening
 from autotc.search._racing import rungs
-from autotc.search.objectives import COST, QUALITY, constraints
+from autotc.search.objectives import COST, QUALITY, violations
 from autotc.search.space import Space
 from autotc.search.spec import SearchSpec
 from autotc.store import Store, TrialRow
@@ -70,6 +71,7 @@ class Session:
         progress: called after each step.
         sizes: examples that each split has, where it is known.
         search_n: examples of the search split there really are; trials stopped early have fewer.
+        screen: the proxy that looks at proposals first, None where the model runs them all.
     """
 
     spec: SearchSpec
@@ -84,6 +86,8 @@ class Session:
     sizes: Mapping[str, int] = field(default_factory=dict)
     failures: int = 0
     search_n: int = 0
+    screen: Screen | None = None
+    _screening: Screening | None = None
     _evaluator: Evaluates | None = None
     _kept: dict[tuple[int, str], Outcomes] = field(default_factory=dict)
 
@@ -93,6 +97,13 @@ class Session:
         if self._evaluator is None:
             self._evaluator = self.get_evaluator()
         return self._evaluator
+
+    @property
+    def screening(self) -> Screening | None:
+        """What looks at proposals first, made at its first use; None where nothing does."""
+        if self._screening is None and self.screen is not None:
+            self._screening = Screening(self.screen, self.spec.workers)
+        return self._screening
 
     # --- costs and limits ---
 
@@ -108,8 +119,7 @@ class Session:
 
     def violations(self, costs: dict[str, Any]) -> dict[str, float]:
         """Return by how much costs exceed the user's limits; <= 0 is feasible."""
-        limits = constraints(self.spec.max_tflops, self.spec.flops_convention, self.spec.max_memory_gib)
-        return {c.name: c.violation(costs) for c in limits}
+        return violations(self.spec.all_constraints(), costs)
 
     def feasible(self, row: TrialRow) -> bool:
         """Whether a finished trial is within this run's limits and was evaluated on all search examples."""
@@ -218,10 +228,12 @@ class Board:
     Args:
         entries: evaluated on all search examples, within the limits.
         finished: trials finished in any way.
+        full: quality of the uncompressed model on the search split, None before it is known.
     """
 
     entries: list[Entry] = field(default_factory=list)
     finished: int = 0
+    full: float | None = None
 
     def points(self) -> np.ndarray:
         """Return (quality, exact cost) of the entries, (n, 2)."""

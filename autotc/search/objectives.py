@@ -1,10 +1,12 @@
-"""What a search optimises, and what it must stay within: objectives and constraints by name."""
+"""What a search optimises, and what it must stay within: objectives by name, limits on costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from autotc.constraints import Constraint
 
 
 @dataclass(frozen=True)
@@ -17,18 +19,6 @@ class Objective:
     pessimistic: float | None = None
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """An upper limit on an estimated cost; a violation is the excess over it, <= 0 is feasible."""
-
-    name: str
-    limit: float
-
-    def violation(self, costs: Mapping[str, Any]) -> float:
-        """Return by how much the costs of a policy exceed the limit."""
-        return float(costs[self.name]) - self.limit
-
-
 QUALITY = Objective("quality", "maximize", pessimistic=0.0)
 COST = Objective("tflops_exact", "minimize")
 OBJECTIVES = (QUALITY, COST)
@@ -37,9 +27,19 @@ OBJECTIVES = (QUALITY, COST)
 FAILED = "failed"
 
 
-def constraints(
-    max_tflops: float | None, convention: str, max_memory_gib: float | None
-) -> tuple[Constraint, ...]:
-    """Return the limits a user set; the space already meets the one in FLOPs, stored trials may not."""
-    limits = ((f"tflops_{convention}", max_tflops), ("memory_gib", max_memory_gib))
-    return tuple(Constraint(name, limit) for name, limit in limits if limit is not None)
+def limits(max_tflops: float | None, convention: str, max_memory_gib: float | None) -> tuple[Constraint, ...]:
+    """Return the limits a user set by options of their own; the space already meets the one in FLOPs, stored
+    trials may not.
+    """
+    named = ((f"tflops_{convention}", max_tflops), ("memory_gib", max_memory_gib))
+    return tuple(Constraint(name, limit) for name, limit in named if limit is not None)
+
+
+def violations(constraints: Sequence[Constraint], costs: Mapping[str, Any]) -> dict[str, float]:
+    """Return by how much costs break each limit on them, the largest excess where a figure has several limits."""
+    found: dict[str, float] = {}
+    for constraint in constraints:
+        if constraint.on_cost:
+            excess = constraint.violation(costs)
+            found[constraint.key] = max(excess, found.get(constraint.key, excess))
+    return found

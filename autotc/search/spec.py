@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from autotc.constraints import Constraint, parse_constraints
 from autotc.errors import SpecError
 from autotc.reducer import reducers as registry
 from autotc.registry import nearest
+from autotc.search.objectives import limits
 from autotc.workload import Workload, parse_workload
 
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
@@ -25,11 +27,13 @@ RUN_ONLY = frozenset(
         "max_tflops",
         "flops_convention",
         "max_memory_gib",
+        "constraints",
         "trials",
         "timeout",
         "study",
         "storage",
         "workers",
+        "device",
         "download",
     }
 )
@@ -49,6 +53,7 @@ class SearchSpec(BaseModel):
     max_tflops: float | None = Field(default=None, gt=0)
     flops_convention: Literal["literature", "exact"] = "literature"
     max_memory_gib: float | None = Field(default=None, gt=0)
+    constraints: tuple[str, ...] = ()
     workload: str | None = None
     data: str | None = None
     skip_bad: bool = False
@@ -66,6 +71,7 @@ class SearchSpec(BaseModel):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     evaluate_on: Literal["auto", "full", "proxy"] = "auto"
     workers: int = Field(default=1, ge=1, le=64)
+    device: str = "auto"
     download: bool = False
 
     @field_validator("workload")
@@ -102,7 +108,9 @@ class SearchSpec(BaseModel):
         """
         given = {name: value for name, value in options.items() if value is not None}
         try:
-            return cls.model_validate(given)
+            spec = cls.model_validate(given)
+            spec.all_constraints()
+            return spec
         except SpecError as error:
             raise SpecError(f"{source}: {error}" if source else str(error)) from None
         except ValidationError as error:
@@ -122,6 +130,15 @@ class SearchSpec(BaseModel):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: not a TOML file: {error}") from error
         return cls.from_options({**data, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
+
+    def all_constraints(self) -> tuple[Constraint, ...]:
+        """Return the limits set by options of their own, and the constraints given as strings.
+
+        Raises:
+            SpecError: a constraint that cannot be read, or two that contradict one another.
+        """
+        own = limits(self.max_tflops, self.flops_convention, self.max_memory_gib)
+        return (*own, *parse_constraints(self.constraints, own))
 
     def parsed_workload(self) -> Workload:
         """Return the workload named by `--workload`, by default the `vqa` profile."""

@@ -12,7 +12,9 @@ from typing import Any
 from autotc.anatomy import Anatomy
 from autotc.errors import SpecError
 from autotc.export import Member
+from autotc.recommend import Recommendation, recommend
 from autotc.search._clock import Clock, Profile
+from autotc.search._fidelity import Screen
 from autotc.search._inverse import encode
 from autotc.search._ledger import Ledger
 from autotc.search._loop import Loop
@@ -45,6 +47,7 @@ class Setting:
         sizes: examples that each split has, up to the most that are asked for; a split not named has enough.
         timeout: seconds a run may take when the user names none; None for no limit.
         check: raises when a policy does not fit a model; `autotc.apply.check` by default.
+        screen: the proxy that looks at proposals before the model runs them; None where it may not.
         notes: lines the user should read first.
     """
 
@@ -57,6 +60,7 @@ class Setting:
     sizes: Mapping[str, int] = field(default_factory=dict)
     timeout: float | None = None
     check: Check | None = None
+    screen: Screen | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -79,6 +83,8 @@ class Result:
         profile: where the time of this run went.
         notes: plain lines about this run.
         next: commands to type next.
+        recommendation: the knee among the members that meet the constraints, or the nearest one; None without a
+            front.
     """
 
     study: str
@@ -96,6 +102,7 @@ class Result:
     profile: Profile
     notes: tuple[str, ...] = ()
     next: tuple[str, ...] = ()
+    recommendation: Recommendation | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -116,6 +123,7 @@ class Result:
             "profile": {**vars(self.profile), "outside": self.profile.outside},
             "notes": list(self.notes),
             "next": list(self.next),
+            "recommendation": None if self.recommendation is None else self.recommendation.as_dict(),
         }
 
 
@@ -170,6 +178,7 @@ class Study:
             self.progress,
             [*setting.notes, *self.space.notes],
             setting.sizes,
+            screen=setting.screen,
         )
         self._report = Report(self._session)
         self._board = Board()
@@ -195,6 +204,7 @@ class Study:
         try:
             self.store.set_study_state(self.name, "running")
             state = "finished" if self._trials() else "stopped"
+            self._note_screened()
             self._report.measure(self._board)
         except KeyboardInterrupt:
             state = "interrupted"
@@ -291,6 +301,14 @@ class Study:
         )
         session.keep(trial_id, outcomes)
 
+    def _note_screened(self) -> None:
+        counts = {} if (row := self.store.study(self.name)) is None else row.counts
+        if screened := counts.get("screened", 0):
+            self._session.notes.append(
+                f"{screened} of {sum(counts.values())} proposals were screened out on the proxy; the others ran on the "
+                "model, which alone the front and the claims rest on."
+            )
+
     # --- result ---
 
     def _finished(self) -> int:
@@ -316,6 +334,7 @@ class Study:
             profile=session.clock.profile(),
             notes=tuple(session.notes),
             next=self._next(state, trials, bool(front)),
+            recommendation=recommend(front, split, given=self.spec.all_constraints()) if front else None,
         )
 
     def _next(self, state: str, trials: int, front: bool) -> tuple[str, ...]:

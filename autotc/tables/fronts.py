@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.markup import escape
 from rich.table import Table
 
+from autotc.constraints import Constraint, parse_constraints
 from autotc.errors import SpecError
-from autotc.export import Best, Member, choose, document, members
+from autotc.export import Best, Member, document, members
 from autotc.export import chart as front_chart
 from autotc.export import front as pareto_front
 from autotc.policy import Policy
+from autotc.recommend import Recommendation, insist, recommend
 from autotc.tables.console import console, figure, grid, percent
 
 if TYPE_CHECKING:
@@ -33,13 +36,23 @@ class FrontView:
     everything: list[Member]
     front: list[Member]
     split: str
+    constraints: tuple[Constraint, ...] = ()
 
     @staticmethod
-    def read(store: Store, study: str, limit: float | None, convention: str | None) -> FrontView:
-        """Read a study and compute its front; the limit and convention default to those it was searched under.
+    def read(
+        store: Store,
+        study: str,
+        limit: float | None,
+        convention: str | None,
+        constraints: Sequence[str] = (),
+    ) -> FrontView:
+        """Read a study and compute its front; limit and convention default to those it was searched under.
+
+        Args:
+            constraints: as strings; they take the place of those of the search about the same figures.
 
         Raises:
-            SpecError: no such study, or an unknown convention.
+            SpecError: no such study, an unknown convention, or constraints that cannot be met together.
         """
         everything = members(store, study)
         row = store.study(study)
@@ -48,7 +61,11 @@ class FrontView:
         if convention not in ("literature", "exact"):
             raise SpecError(f"--flops-convention: {convention!r} is not literature or exact")
         limit = limit if limit is not None else row.spec.get("max_tflops")
-        chosen, split = pareto_front(everything, limit, convention)
+        named = [] if limit is None else [Constraint(f"tflops_{convention}", limit)]
+        given = parse_constraints(constraints, named)
+        stored = parse_constraints(row.spec.get("constraints") or ())
+        given = (*given, *(c for c in stored if all(c.name != g.name for g in given)))
+        chosen, split = pareto_front(everything, limit, convention, given)
         return FrontView(
             study,
             row.evaluated_on,
@@ -58,6 +75,7 @@ class FrontView:
             everything,
             chosen,
             split,
+            given,
         )
 
     @property
@@ -74,21 +92,31 @@ class FrontView:
         limit = f"limit {self.limit:g} TFLOP/1000 ({self.convention})" if self.limit else "no limit"
         return f"{limit}; quality measured on {self.evaluated_on}; cost estimated for the full model"
 
-    def policy(self, best: str, trial: int | None) -> Policy:
-        """Return the chosen policy as it leaves.
+    def recommend(self, best: str = "knee") -> Recommendation:
+        """Return the member that is recommended, or the nearest to it.
+
+        Raises:
+            SpecError: the front is empty, or an unknown way to choose.
+        """
+        if best not in ("quality", "knee", "cheapest"):
+            raise SpecError(f"--best: {best!r} is not quality, knee or cheapest")
+        return recommend(self.front, self.split, cast(Best, best), self.constraints)
+
+    def policy(self, best: str, trial: int | None) -> tuple[Policy, Recommendation | None]:
+        """Return the chosen policy as it leaves, and why it was chosen where no trial was named.
 
         Raises:
             SpecError: no such trial, or an unknown way to choose.
+            AutotcError: nothing meets the constraints that the user gave.
         """
         if trial is not None:
             chosen = next((m for m in self.everything if m.trial == trial), None)
             if chosen is None:
                 raise SpecError(f"{self.study}: no finished trial {trial}. See: autotc front {self.study}")
-        elif best not in ("quality", "knee", "cheapest"):
-            raise SpecError(f"--best: {best!r} is not quality, knee or cheapest")
-        else:
-            chosen = choose(self.front, self.split, cast(Best, best))
-        return document(chosen, self.study, self.workload)
+            return document(chosen, self.study, self.workload), None
+        found = self.recommend(best)
+        insist(found, self.constraints)
+        return document(found.member, self.study, self.workload), found
 
     def print(self) -> None:
         """Print the front, its references and what to type next."""
@@ -106,6 +134,7 @@ class FrontView:
             for m in near:
                 self._row(table, m, style="dim")
         console.print(table)
+        console.print(escape(self.recommend().text))
 
     def _row(self, table: Table, m: Member, style: str | None = None) -> None:
         label = str(m.trial)
@@ -121,9 +150,11 @@ class FrontView:
         )
 
 
-def exported(path: Path, policy: Policy) -> None:
-    """Say what was written and how it is used."""
+def exported(path: Path, policy: Policy, why: Recommendation | None = None) -> None:
+    """Say what was written, why that, and how it is used."""
     console.print(f"wrote {escape(str(path))}: {escape(policy.describe())}")
+    if why is not None:
+        console.print(escape(why.text))
     console.print("\nUse it:\n", style="dim")
     console.print(
         f'    policy = autotc.load_policy("{path}")\n'

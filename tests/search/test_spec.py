@@ -76,6 +76,7 @@ CHANGED: dict[str, Any] = {
     "max_tflops": 400.0,
     "flops_convention": "exact",
     "max_memory_gib": 3.0,
+    "constraints": ("quality >= 0.9",),
     "workload": "chat",
     "data": "my.jsonl",
     "skip_bad": True,
