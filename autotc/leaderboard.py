@@ -19,6 +19,7 @@ from autotc import _outcomes
 from autotc._outcomes import Outcomes
 from autotc.adapter import OF_TEXT_ENCODER, adapters
 from autotc.anatomy import Anatomy
+from autotc.calibration import named, verdict
 from autotc.charts import DotChart, Dots
 from autotc.cost import estimate, placed_preset, solve_keep
 from autotc.errors import PolicyError, SpecError, UnsupportedError
@@ -300,7 +301,7 @@ def picture(boards: Sequence[Board]) -> DotChart:
                     Dots(f"{round(row.share * board.tokens)} tokens", row.quality[0], row.quality[1])
                 )
         order = sorted(methods, key=lambda name: -_gain(board, name))
-        title = f"{board.model} costs, measured on {board.on}"
+        title = f"{board.model} costs, measured on {named(board.on)}"
         panels.append((title, {name: methods[name] for name in order}, ("uncompressed", whole.quality[0])))
     return DotChart(
         "Published methods at equal exact cost", "accuracy on held-out examples", panels, BASELINES
@@ -314,8 +315,9 @@ def table(boards: Sequence[Board]) -> str:
         shares = sorted(board.limits, reverse=True)
         heads = [f"{round(s * board.tokens)} tokens ({board.limits[s]:,.0f} TFLOP)" for s in shares]
         lines = [
-            f"## {board.model}, measured on {board.on}",
+            f"## {board.model}, measured on {named(board.on)}",
             "",
+            *([judged.text, ""] if (judged := verdict(board.on)) else []),
             f"Accuracy in %, held-out, n = {board.examples}; costs are exact TFLOP per 1,000 requests "
             f"({board.workload}), estimated for the full model; ± is one standard error, clustered by image; "
             "in brackets the paired difference from random tokens at the same budget, in points. Recipes stand by its "

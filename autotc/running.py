@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotc.adapter import ModelSource, resolve_model
+from autotc.calibration import named, verdict
 from autotc.errors import ModelError
 from autotc.export import write_text
 from autotc.pairs import Pair, screen_for
@@ -250,7 +251,7 @@ def _evaluated(source: ModelSource, evaluate_on: str) -> tuple[Path, str, str]:
     return (
         folder,
         f"proxy:{folder.name}",
-        f"Quality is measured on the proxy {folder.name} (the weights of {source.id} {why}); "
+        f"Quality is measured on {named(f'proxy:{folder.name}')}, as the weights of {source.id} {why}; "
         "costs are those of the full model.",
     )
 
@@ -275,6 +276,9 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
         console.print(claim.text)
     if result.disagreement:
         console.print(result.disagreement)
+    judged = verdict(view.evaluated_on) if view is not None else None
+    if judged is not None:
+        console.print(judged.text)
     if result.claims:
         console.print(f"[dim]Held-out data looked at {result.looks} times in this study.[/]")
     for note in result.notes:
