@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from autotc import __version__
+from autotc.calibration import verdict
 from autotc.charts import FrontChart, Point, Role
 from autotc.constraints import Constraint
 from autotc.errors import SpecError
@@ -174,6 +175,9 @@ def choose(chosen: Sequence[Member], split: str, best: Best) -> Member:
 def document(chosen: Member, study: str, workload: dict[str, Any]) -> Policy:
     """Return the policy with what was measured and where it comes from, ready to leave as JSON."""
     provenance = {"study": study, "trial": chosen.trial, "autotc": __version__, "workload": workload}
+    quality = chosen.number("quality")
+    if quality is not None and (judged := verdict(quality.on)) is not None:
+        provenance["calibration"] = judged.text
     return chosen.policy.model_copy(update={"expected": chosen.numbers, "provenance": provenance})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotc.calibration import verdict
 from autotc.constraints import DEFAULT, Constraint, recommending
 from autotc.errors import AutotcError
 from autotc.export import Best, Member, choose
@@ -58,18 +59,29 @@ class Recommendation:
         return not self.misses
 
     @property
+    def advice(self) -> str:
+        """Why even a member that meets every constraint is not recommended; empty where it is.
+
+        Nothing is on the word of a proxy that its calibration does not carry.
+        """
+        number = self.member.number("quality", self.split)
+        judged = None if number is None else verdict(number.on)
+        return "" if judged is None else judged.advice
+
+    @property
     def text(self) -> str:
-        """One or two plain sentences."""
+        """Some plain sentences."""
         wanted = " and ".join(str(c) for c in self.constraints)
         if self.recommended:
-            said = f"Recommended (--best {self.best}): trial {self.member.trial}"
+            said = "Best on the proxy" if self.advice else "Recommended"
+            said += f" (--best {self.best}): trial {self.member.trial}"
             if wanted:
                 said += (
                     f"; {len(self.meeting)} of {self.of} members of the front meet {wanted} on {self.split}"
                 )
             for c in self.unchecked:
                 said += f". No member has {c.name} on {self.split}, so {c} was not applied"
-            return said + "."
+            return " ".join((said + ".", self.advice)).strip()
         misses = ", ".join(_missed(miss) for miss in self.misses)
         return (
             f"Nothing is recommended: no member of the front meets {wanted} on {self.split}. "
@@ -80,7 +92,7 @@ class Recommendation:
         """Return plain JSON data."""
         return {
             "trial": self.member.trial,
-            "recommended": self.recommended,
+            "recommended": self.recommended and not self.advice,
             "best": self.best,
             "split": self.split,
             "constraints": [str(c) for c in self.constraints],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.markup import escape
 from rich.table import Table
 
+from autotc.calibration import named
 from autotc.constraints import Constraint, parse_constraints
 from autotc.errors import SpecError
 from autotc.export import Best, Member, document, members
@@ -90,7 +91,7 @@ class FrontView:
     def caption(self) -> str:
         """Return one line that says what the figures are."""
         limit = f"limit {self.limit:g} TFLOP/1000 ({self.convention})" if self.limit else "no limit"
-        return f"{limit}; quality measured on {self.evaluated_on}; cost estimated for the full model"
+        return f"{limit}; quality measured on {named(self.evaluated_on)}; cost estimated for the full model"
 
     def recommend(self, best: str = "knee") -> Recommendation:
         """Return the member that is recommended, or the nearest to it.
