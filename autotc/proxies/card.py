@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from autotc.calibration import verdict
 from autotc.proxies import card_words
 from autotc.tasks.scenes import GROUPS
 
@@ -64,12 +65,16 @@ def _head(config: dict[str, Any], model: Path, words: card_words.Words) -> str:
             ["digits in the images", "UCI optical digits, CC BY 4.0 (`autotc/tasks/digits.LICENSE.txt`)"],
         ],
     )
+    judged = verdict(f"proxy:{words.name}")
+    assert judged is not None  # a proxy always has one
     return f"""# {words.name}
 
 A very small vision-language model of the class `{config["architectures"][0]}`, trained from
 scratch on generated scenes (`autotc.tasks.scenes`). It exists so that policies for visual tokens
 can be searched and tested in minutes, without weights from elsewhere; it knows nothing but these
 scenes.
+
+{judged.text} See `studies/calibration`.
 
 {table}
 

@@ -10,6 +10,7 @@ from autotc.tables.console import console, grid, percent
 
 if TYPE_CHECKING:
     from autotc.anatomy import Anatomy
+from autotc.calibration import named
     from autotc.cost import Cost
     from autotc.policy import Policy
     from autotc.verify import Measurement, Verdict
@@ -53,7 +54,7 @@ def measurement(measured: Measurement) -> None:
         f"difference to uncompressed: {100 * measured.difference:+.1f}{error} points of {measured.metric}, paired"
     )
     if measured.numbers:
-        console.print(f"[dim]measured on {measured.numbers[0].on}, {measured.numbers[0].split} split[/]")
+        console.print(f"[dim]measured on {named(measured.numbers[0].on)}, {measured.numbers[0].split} split[/]")
     if measured.metric == "agreement":
         console.print(
             "The data has no answers: quality is agreement with the uncompressed model, not correctness."

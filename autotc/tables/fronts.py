@@ -156,6 +156,8 @@ def exported(path: Path, policy: Policy, why: Recommendation | None = None) -> N
     console.print(f"wrote {escape(str(path))}: {escape(policy.describe())}")
     if why is not None:
         console.print(escape(why.text))
+    if "calibration" in policy.provenance:
+        console.print(escape(policy.provenance["calibration"]), style="dim")
     console.print("\nUse it:\n", style="dim")
     console.print(
         f'    policy = autotc.load_policy("{path}")\n'
