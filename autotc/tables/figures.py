@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from autotc.calibration import named
 from autotc.tables.console import console, grid, percent
 
 if TYPE_CHECKING:
     from autotc.anatomy import Anatomy
-from autotc.calibration import named
     from autotc.cost import Cost
     from autotc.policy import Policy
     from autotc.verify import Measurement, Verdict
