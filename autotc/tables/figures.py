@@ -54,7 +54,8 @@ def measurement(measured: Measurement) -> None:
         f"difference to uncompressed: {100 * measured.difference:+.1f}{error} points of {measured.metric}, paired"
     )
     if measured.numbers:
-        console.print(f"[dim]measured on {named(measured.numbers[0].on)}, {measured.numbers[0].split} split[/]")
+        number = measured.numbers[0]
+        console.print(f"[dim]measured on {named(number.on)}, {number.split} split[/]")
     if measured.metric == "agreement":
         console.print(
             "The data has no answers: quality is agreement with the uncompressed model, not correctness."
