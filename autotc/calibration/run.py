@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -82,7 +82,8 @@ class Measured:
             ) from error
 
 
-ARRAYS = ("image", "full", "blind", "policy", "method", "budget", "seed", "correct")
+BY_RUN = ("policy", "method", "budget", "seed", "correct")
+ARRAYS = ("image", "full", "blind", *BY_RUN)
 
 
 def measure(
@@ -116,13 +117,16 @@ def measure(
         if found is None:
             whole = evaluator.evaluate(None, SPLIT, examples)
             found = Measured(
-                folder.name,
-                now,
-                whole.image.astype(str),
-                _binary(whole.full),
-                _binary(whole.blind),
-                *(np.array([], dtype=kind) for kind in (str, str, float, int)),
-                np.zeros((0, examples), np.uint8),
+                proxy=folder.name,
+                frozen=now,
+                image=whole.image.astype(str),
+                full=_binary(whole.full),
+                blind=_binary(whole.blind),
+                policy=np.array([], str),
+                method=np.array([], str),
+                budget=np.array([], float),
+                seed=np.array([], int),
+                correct=np.zeros((0, examples), np.uint8),
             )
             found.write(path)
         for item in planned:
@@ -134,27 +138,19 @@ def measure(
             done(label)
     wanted = {(item.policy.id, item.method) for item in planned}
     keep = [i for i, key in enumerate(zip(found.policy, found.method, strict=True)) if key in wanted]
-    names = ("policy", "method", "budget", "seed", "correct")
-    found = Measured(
-        **{k: getattr(found, k) for k in ("proxy", "frozen", "image", "full", "blind")},
-        **{name: getattr(found, name)[keep] for name in names},
-    )
+    found = replace(found, **{name: getattr(found, name)[keep] for name in BY_RUN})
     found.write(path)
     return found
 
 
 def _with(found: Measured, item: Planned, correct: np.ndarray) -> Measured:
-    return Measured(
-        found.proxy,
-        found.frozen,
-        found.image,
-        found.full,
-        found.blind,
-        np.append(found.policy, item.policy.id),
-        np.append(found.method, item.method),
-        np.append(found.budget, item.budget),
-        np.append(found.seed, item.seed),
-        np.vstack((found.correct, correct)),
+    return replace(
+        found,
+        policy=np.append(found.policy, item.policy.id),
+        method=np.append(found.method, item.method),
+        budget=np.append(found.budget, item.budget),
+        seed=np.append(found.seed, item.seed),
+        correct=np.vstack((found.correct, correct)),
     )
 
 
