@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from autotc._freerun import Written
 from autotc._memory import default_limit_bytes
 from autotc._outcomes import Outcomes, numbers
 from autotc.errors import AutotcError, DataError
@@ -76,7 +77,8 @@ class EvaluatorProcess:
         if processes > 1:
             options.setdefault("threads", 1)
             options.setdefault("limit_bytes", default_limit_bytes() // processes)
-        self._children = [_Child((str(model), task, options)) for _ in range(processes)]
+        self._work = str(model), task, options
+        self._children = [_Child(self._work) for _ in range(processes)]
         self._recycle_after, self._batch, self._count = recycle_after, batch, 0
 
     @property
@@ -87,21 +89,43 @@ class EvaluatorProcess:
     def evaluate(self, policy: Policy | None, split: Split, n: int, *, start: int = 0) -> Outcomes:
         """Run a policy in the children; see `Evaluator.evaluate`.
 
+        Where a child runs out of memory, batches are halved, from then on, until it does not.
+
         Raises:
             ProcessLost: a child crashed or was killed.
-            MemoryError: it ran out of memory and said so.
+            MemoryError: it ran out of memory, and said so, with one example at a time.
             RuntimeError: any other failure in a child, with its last line and where it was.
             AutotcError: as `Evaluator.evaluate` raises it.
         """
+        outcomes: Outcomes = self._ask("evaluate", policy, split, n, start)
+        return outcomes
+
+    def free_running(self, policy: Policy | None, split: Split, n: int, *, start: int = 0) -> Written:
+        """Let the model write its answers in the children; see `Evaluator.free_running`. Raises as `evaluate`."""
+        written: Written = self._ask("free_running", policy, split, n, start)
+        return written
+
+    def _ask(self, what: str, policy: Policy | None, split: Split, n: int, start: int) -> Any:
+        while True:
+            try:
+                return self._ask_once(what, policy, split, n, start)
+            except MemoryError:
+                if self._batch == 1:
+                    raise
+                self.close()
+                self._batch //= 2
+                self._work[2]["batch"] = self._batch
+
+    def _ask_once(self, what: str, policy: Policy | None, split: Split, n: int, start: int) -> Any:
         if self._count >= self._recycle_after:
             self.close()
         self._count += 1
         shares = share(start, n, self._batch, len(self._children))
-        answers: list[list[tuple[int, Outcomes]] | BaseException] = [[] for _ in shares]
+        answers: list[list[tuple[int, Any]] | BaseException] = [[] for _ in shares]
 
         def ask(i: int) -> None:
             try:
-                answers[i] = self._children[i].ask((policy, split, shares[i]))
+                answers[i] = self._children[i].ask((policy, split, shares[i], what))
             except BaseException as error:
                 answers[i] = error
 
@@ -164,7 +188,7 @@ def share(start: int, n: int, batch: int, processes: int) -> list[list[tuple[int
     return shares if len(pieces) > 1 else [*shares[: first % processes], [pieces[0]]]
 
 
-def _joined(parts: list[tuple[int, Outcomes]], split: str, start: int) -> Outcomes:
+def _joined(parts: list[tuple[int, Any]], split: str, start: int) -> Any:
     parts.sort(key=lambda part: part[0])
     whole = None
     for _, outcomes in parts:
@@ -240,26 +264,26 @@ def serve() -> None:
     work = pickle.load(requests)
     inbox = _Inbox(requests)
     while True:
-        policy, split, pieces = inbox.take()
+        policy, split, pieces, what = inbox.take()
         try:
             if evaluator is None:
                 from autotc.evaluate import Evaluator
 
                 evaluator = Evaluator(work[0], work[1], **work[2])
-            answer: Any = list(_pieces(evaluator, policy, split, pieces))
+            answer: Any = list(_pieces(evaluator, what, policy, split, pieces))
         except Exception as error:  # errors travel to the parent as data
             answer = _described(error)
         _send(answers, answer)
 
 
 def _pieces(
-    evaluator: Any, policy: Policy | None, split: Split, pieces: list[tuple[int, int]]
-) -> Iterator[tuple[int, Outcomes]]:
-    """Evaluate pieces until the split ends; whether there was anything at all is for the parent to say."""
+    evaluator: Any, what: str, policy: Policy | None, split: Split, pieces: list[tuple[int, int]]
+) -> Iterator[tuple[int, Any]]:
+    """Call the method `what` on pieces until the split ends; if there was anything at all, the parent says."""
     there = len(evaluator.task.examples(split, max((start + n for start, n in pieces), default=0)))
     for start, n in pieces:
         if start < there:
-            yield start, evaluator.evaluate(policy, split, n, start=start)
+            yield start, getattr(evaluator, what)(policy, split, n, start=start)
 
 
 class _Inbox:

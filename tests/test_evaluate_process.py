@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from autotc._outcomes import COLUMNS
-from autotc._process import EvaluatorProcess, ProcessLost, _described, share, shared_cores
+from autotc._process import EvaluatorProcess, ProcessLost, _Child, _described, share, shared_cores
 from autotc.errors import DataError, PolicyError
 from autotc.evaluate import Evaluator
 from tests.evaluate_fixtures import Deadly, Toy, policy, qwen_folder
@@ -116,3 +117,35 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
     other = _described(ValueError("no"))
     assert not other["memory"] and other["text"] == "ValueError: no" and other["error"] is None
     assert isinstance(_described(PolicyError("x"))["error"], PolicyError)
+
+
+@pytest.mark.slow
+def test_batches_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, task = qwen_folder(), Toy(images=4)
+    chosen = policy(folder, ("projector", None, "uniform", 0.5))
+    asked: list[tuple[int, int]] = []
+    ask = _Child.ask
+
+    def scarce(self: _Child, request: Any) -> Any:
+        asked.append((self._work[2]["batch"], len(request[2])))
+        if self._work[2]["batch"] > 2:
+            raise MemoryError("DefaultCPUAllocator: can't allocate memory")
+        return ask(self, request)
+
+    with EvaluatorProcess(folder, task, threads=1, on="tiny", batch=8) as evaluator:
+        whole = evaluator.evaluate(chosen, "search", 8)
+    monkeypatch.setattr(_Child, "ask", scarce)
+    with EvaluatorProcess(folder, task, threads=1, on="tiny", batch=8) as evaluator:
+        found = evaluator.evaluate(chosen, "search", 8)
+        assert asked == [(8, 1), (4, 2), (2, 4)]
+        evaluator.evaluate(chosen, "search", 2)
+        assert asked[-1] == (2, 1)
+    assert found.id.tolist() == whole.id.tolist()
+    for name in ("correct", "full", "blind"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), err_msg=name)
+    monkeypatch.setattr(_Child, "ask", lambda self, request: (_ for _ in ()).throw(MemoryError("always")))
+    with (
+        EvaluatorProcess(folder, task, threads=1, on="tiny", batch=8) as evaluator,
+        pytest.raises(MemoryError, match="always"),
+    ):
+        evaluator.evaluate(chosen, "search", 8)

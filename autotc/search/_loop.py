@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, Trial
 from autotc._outcomes import Outcomes
 from autotc.errors import StoreError
 from autotc.policy import Number, Policy
-from autotc.search import samplers
+from autotc.search import _fidelity, samplers
 from autotc.search._dimensions import counts
+from autotc.search._fidelity import Sight
 from autotc.search._ledger import Ledger, age_s
 from autotc.search._racing import dominated, gap
 from autotc.search._session import SURVIVABLE, Board, Entry, Session, values
@@ -87,6 +88,8 @@ class Loop:
             self._results.setdefault(row.policy.id, row)
         if row.role != "trial":
             self._references.setdefault(self._counts(row.policy), row.policy)
+            if not row.policy.stages and quality is not None:
+                self.board.full = quality.value
             return
         self.board.finished += 1
         if quality is not None and self.session.feasible(row):
@@ -159,8 +162,10 @@ class Loop:
         if row.finished is not None and self._fresh(row):
             return  # its worker is about to tell
         quality = row.number_of(QUALITY.name, "search")
-        told = values(None if quality is None else quality.value, row.costs)
-        self.ledger.tell(self.ledger.handle(frozen), told, row.violations)
+        told = None if quality is None else quality.value
+        if row.state == "screened" and self.session.screen is not None:
+            told = _fidelity.told(row.numbers, self.session.screen.line)
+        self.ledger.tell(self.ledger.handle(frozen), values(told, row.costs), row.violations)
 
     @staticmethod
     def _fresh(row: TrialRow) -> bool:
@@ -185,6 +190,10 @@ class Loop:
         begin = time.monotonic()
         try:
             with self._heartbeat(trial_id):
+                sight, rival = self._look(policy, costs[COST.name])
+                if sight is not None and rival is not None and sight.high < rival.quality:
+                    self._screen_out(trial, trial_id, sight, rival, costs, violations, begin)
+                    return
                 outcomes, reason, told = self._race(policy, costs[COST.name])
         except SURVIVABLE as error:
             why = {"state": "failed", "reason": session.failed(error)}
@@ -194,7 +203,7 @@ class Loop:
         costs = session.cost(policy, outcomes.trace).as_dict()
         numbers = session.evaluator.numbers(outcomes)
         done: dict[str, Any] = {
-            "numbers": numbers,
+            "numbers": [*numbers, *(sight.numbers if sight is not None else ())],
             "reason": reason,
             "outcomes": {"search": outcomes},
             "trace": [{"stage": i, **_trace(t)} for i, t in enumerate(outcomes.trace)],
@@ -203,6 +212,37 @@ class Loop:
         session.keep(trial_id, outcomes)
         quality = _value(numbers) if told is None else told
         self._finish(trial, trial_id, quality, costs, session.violations(costs), done)
+
+    def _look(self, policy: Policy, cost: float) -> tuple[Sight | None, Entry | None]:
+        """Return what the proxy says of a policy, and the trial it would have to beat."""
+        screening, full = self.session.screening, self.board.full
+        rival = self.board.incumbent(cost)
+        if screening is None or full is None or rival is None:
+            return None, rival
+        with self.session.clock.part("screen"):
+            return screening.look(policy, full), rival
+
+    def _screen_out(
+        self,
+        trial: Trial,
+        trial_id: int,
+        sight: Sight,
+        rival: Entry,
+        costs: dict[str, Any],
+        violations: dict[str, float],
+        begin: float,
+    ) -> None:
+        """Store a trial that the model does not run; the sampler learns the least it may be worth."""
+        proxy, predicted = sight.numbers
+        done = {
+            "state": "screened",
+            "numbers": sight.numbers,
+            "reason": f"screened out: {100 * proxy.value:.1f} % on the proxy, so at most {100 * sight.high:.1f} % on "
+            f"the model (predicted {100 * predicted.value:.1f} %), where trial {rival.number}, which costs no more, "
+            f"has {100 * rival.quality:.1f} %",
+            "seconds": time.monotonic() - begin,
+        }
+        self._finish(trial, trial_id, sight.low, costs, violations, done)
 
     def _repeat(self, trial: Trial, trial_id: int, twin: TrialRow, violations: dict[str, float]) -> None:
         """Answer a policy that was run before from the store."""

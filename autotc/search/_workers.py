@@ -91,7 +91,7 @@ def _work(
     session = Session(
         spec, store, name, space, setting.on, lambda: setting.evaluator(spec.workers), Clock(left_s)
     )
-    session.sizes, session.search_n = setting.sizes, search_n
+    session.sizes, session.search_n, session.screen = setting.sizes, search_n, setting.screen
     ledger = open_ledger(store, name, spec)
     report = Report(session)
     report.start()
