@@ -1,0 +1,87 @@
+"""`autotc bench transfer`: draw the policies, run what is missing, analyse and write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from autotc.adapter import resolve_model
+from autotc.errors import SpecError
+from autotc.export import write_text
+from autotc.policy import Policy
+from autotc.proxies import proxy_folder
+from autotc.transfer.measure import Measured, measure
+from autotc.transfer.sample import Family, Sampled, sample_policies
+from autotc.workload import parse_workload
+
+MODELS = ("qwen2.5-vl", "llava-1.5-7b")  # whose costs count; the first one's space is drawn from
+WORKLOAD = "vqa"
+
+
+def families() -> list[Family]:
+    """Return the compared families, each with its shipped proxy, whose depths its small twins share."""
+    found = []
+    for name in MODELS:
+        full = resolve_model(name).anatomy
+        folder = proxy_folder(full.family)
+        assert folder is not None
+        found.append(Family(full, (resolve_model(str(folder)).anatomy,)))
+    return found
+
+
+def policies(out: Path, n: int, seed: int = 0) -> list[Sampled]:
+    """Return the policies in a folder, drawn when there are none.
+
+    Raises:
+        SpecError: the folder holds another number of policies, or something else.
+    """
+    path = out / "policies.json"
+    if not path.is_file():
+        drawn = sample_policies(families(), parse_workload(WORKLOAD), n, seed)
+        rows = [
+            {
+                "share": s.share,
+                "kind": s.kind,
+                "policies": {name: json.loads(p.json_text()) for name, p in s.policies.items()},
+            }
+            for s in drawn
+        ]
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    try:
+        found = [
+            Sampled(
+                row["share"],
+                row["kind"],
+                {name: Policy.model_validate(document) for name, document in row["policies"].items()},
+            )
+            for row in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpecError(
+            f"{path}: not the policies of this study ({error}); delete it to draw them"
+        ) from error
+    if len(found) != n:
+        raise SpecError(f"--policies: {n}, but {path} holds {len(found)}; delete it to draw others")
+    return found
+
+
+def run(
+    name: str, folder: Path, out: Path, n: int, examples: int, done: Callable[[int, int], None]
+) -> Measured:
+    """Measure the policies on one model; see `measure`.
+
+    Args:
+        name: of the model, and of its file in `out`.
+        folder: its weights.
+        out: the study's folder.
+        n: policies.
+        examples: of each.
+        done: called with the runs done and their total.
+    """
+    sampled = policies(out, n)
+    family = resolve_model(str(folder)).anatomy.family
+    if family not in sampled[0].policies:
+        raise SpecError(f"--model {name}: its family {family!r} is none of {', '.join(sampled[0].policies)}")
+    return measure(name, folder, [s.policies[family] for s in sampled], out / f"{name}.npz", examples, done)
