@@ -43,10 +43,14 @@ class Coverage:
     width: float
 
 
-def images(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Return the image of each of n examples; images have 2 to 8 questions, the last one what is left."""
-    sizes = rng.integers(SIZES[0], SIZES[1] + 1, n)
-    return np.repeat(np.arange(n), sizes)[:n]
+def images(rng: np.random.Generator, n: int, sizes: tuple[int, int] = SIZES) -> np.ndarray:
+    """Return the image of each of n examples, 0-based and in order.
+
+    Args:
+        sizes: fewest and most questions an image; the last image has what is left.
+    """
+    questions = rng.integers(sizes[0], sizes[1] + 1, n)
+    return np.repeat(np.arange(n), questions)[:n]
 
 
 def answers(
@@ -104,7 +108,7 @@ def _coverage(rng: np.random.Generator, runs: int, n: int, quality: float, share
     for _ in range(runs):
         image = images(rng, n)
         one, two = answers(rng, image, (quality, other), shared)
-        made = {"share": statistics.interval(one, image), "difference": statistics.paired(one, two, image)}
+        made = {"share": statistics.share(one, image), "difference": statistics.paired(one, two, image)}
         clusters += made["share"].clusters
         for what, x in made.items():
             assert x.low is not None and x.high is not None  # there are always many images

@@ -1,10 +1,10 @@
 """Racing: a trial is evaluated on more and more examples, and stopped once it is clearly dominated.
 
-The comparison is paired, on the same examples, with an incumbent that costs no more. Differences are averaged
-over the examples of an image, since those are not independent, and bet against one after another: if the
-candidate were as good as the incumbent, the wealth of the bets would exceed 1 / alpha with probability at
-most alpha, at whatever rung one looks (Ville's inequality). The incumbent was chosen on the same examples, so
-the level is nominal, on the side of stopping a little too often.
+The comparison is paired, on the same examples, with an incumbent that costs no more and whose answers on all search
+examples are known. What is bet against is that the candidate would end at least as good on *these* search examples,
+of which it has seen some in random order. So it does not matter that the incumbent was chosen on the same examples, nor
+how many trials there are: each member of the front that a study without racing ends with is lost with a
+probability of at most ALPHA, at whatever rungs one looks (Ville's inequality). `autotc bench statistics` measures it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from autotc._outcomes import Outcomes
+from autotc.statistics import e_value
 
-ALPHA = 0.05
-BETS = np.linspace(0.1, 0.9, 9)
+ALPHA = 0.02
 FIRST_RUNG = 64
 
 
@@ -27,42 +27,35 @@ def rungs(examples: int, racing: bool) -> list[int]:
 
 
 def evidence(candidate: Outcomes, incumbent: Outcomes) -> float:
-    """Return the evidence (an e-value) that the incumbent scores higher, on the examples both have.
+    """Return the evidence (an e-value) that the incumbent scores higher on all of its examples.
 
     Args:
-        candidate, incumbent: outcomes on one split; scores lie in [0, 1].
+        candidate: outcomes on some examples; scores lie in [0, 1].
+        incumbent: outcomes on all examples of the split.
     """
-    differences = _by_image(candidate, incumbent)
-    if not len(differences):
-        return 1.0
-    wealth = np.cumsum(np.log1p(BETS[:, None] * differences[None]), axis=1)
-    return float(np.exp(wealth[:, -1]).mean())
+    mine, theirs = _shared(candidate, incumbent)
+    _, first, index = np.unique(candidate.image[mine], return_index=True, return_inverse=True)
+    differences = np.bincount(index, weights=incumbent.correct[theirs] - candidate.correct[mine])
+    met = np.argsort(first)  # questions of an image are one bet, images come in the order they were met in
+    return e_value(differences[met], np.bincount(index)[met], len(incumbent))
 
 
 def gap(candidate: Outcomes, incumbent: Outcomes) -> float:
     """Return how much higher the incumbent scores on the examples both have, the mean over examples."""
     mine, theirs = _shared(candidate, incumbent)
-    return float(np.mean(theirs - mine)) if len(mine) else 0.0
+    return float(np.mean(incumbent.correct[theirs] - candidate.correct[mine])) if len(mine) else 0.0
 
 
-def dominated(candidate: Outcomes, incumbent: Outcomes) -> bool:
+def dominated(candidate: Outcomes, incumbent: Outcomes, alpha: float = ALPHA) -> bool:
     """Whether the candidate can be stopped: the evidence against it reached 1 / alpha."""
-    return evidence(candidate, incumbent) >= 1 / ALPHA
+    return evidence(candidate, incumbent) >= 1 / alpha
 
 
 def _shared(candidate: Outcomes, incumbent: Outcomes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places in both of the examples that both have, in the candidate's order."""
+    n = len(candidate)
+    if np.array_equal(candidate.id, incumbent.id[:n]):
+        return np.arange(n), np.arange(n)
     at = {name: i for i, name in enumerate(incumbent.id.tolist())}
     mine = [i for i, name in enumerate(candidate.id.tolist()) if name in at]
-    theirs = [at[candidate.id[i]] for i in mine]
-    return candidate.correct[mine], incumbent.correct[theirs]
-
-
-def _by_image(candidate: Outcomes, incumbent: Outcomes) -> np.ndarray:
-    """Mean difference (incumbent minus candidate) of each image, in the order images were met."""
-    at = {name: i for i, name in enumerate(incumbent.id.tolist())}
-    by_image: dict[str, list[float]] = {}
-    for i, name in enumerate(candidate.id.tolist()):
-        if name in at:
-            difference = float(incumbent.correct[at[name]] - candidate.correct[i])
-            by_image.setdefault(str(candidate.image[i]), []).append(difference)
-    return np.array([np.mean(values) for values in by_image.values()])
+    return np.array(mine, int), np.array([at[candidate.id[i]] for i in mine], int)

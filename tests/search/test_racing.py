@@ -7,6 +7,7 @@ import pytest
 
 from autotc._outcomes import Outcomes
 from autotc.search._racing import ALPHA, dominated, evidence, gap, rungs
+from autotc.search.simulation import race
 
 
 def outcomes(correct: np.ndarray, per_image: int = 1, first: int = 0) -> Outcomes:
@@ -29,13 +30,29 @@ def test_rungs(examples: int, expected: list[int]) -> None:
     assert rungs(examples, racing=False) == [examples]
 
 
-def test_equals_are_rarely_stopped_at_any_rung() -> None:
-    rng, stopped, runs = np.random.default_rng(0), 0, 300
-    for _ in range(runs):
-        one, other = outcomes(rng.random(256) < 0.8), outcomes(rng.random(256) < 0.8)
-        stopped += any(dominated(one.take(slice(0, n)), other) for n in (64, 128, 256))
-    # binomial: 300 runs at the nominal level, three standard errors above it
+def test_who_ends_no_worse_is_rarely_stopped_at_any_rung() -> None:
+    rng, stopped, runs = np.random.default_rng(0), 0, 0
+    while runs < 200:
+        one, other = outcomes(rng.random(256) < 0.8, 2), outcomes(rng.random(256) < 0.8, 2)
+        if one.correct.mean() >= other.correct.mean():
+            runs += 1
+            stopped += any(dominated(one.take(slice(0, n)), other) for n in range(32, 256, 32))
+    # binomial: 200 runs at the level, three standard errors above it
     assert stopped / runs <= ALPHA + 3 * np.sqrt(ALPHA * (1 - ALPHA) / runs)
+
+
+def test_what_cannot_catch_up_is_stopped_for_certain() -> None:
+    good, poor = np.zeros(256), np.zeros(256)
+    good[:61] = 1
+    assert evidence(outcomes(poor[:196]), outcomes(good)) == np.inf  # 61 behind with 60 to go
+    assert evidence(outcomes(poor[:194]), outcomes(good)) < np.inf
+
+
+def test_questions_of_an_image_that_come_later_are_bets_of_their_own_order() -> None:
+    rng = np.random.default_rng(5)
+    good, poor = outcomes(rng.random(256) < 0.9, 2), outcomes(rng.random(256) < 0.6, 2)
+    spread = np.concatenate([np.arange(0, 256, 2), np.arange(1, 256, 2)])  # first questions first
+    assert dominated(poor.take(spread[:128]), good.take(spread))
 
 
 def test_a_clear_loser_is_stopped_at_the_first_rung() -> None:
@@ -55,7 +72,20 @@ def test_the_comparison_is_paired_by_example() -> None:
     assert evidence(outcomes(np.zeros(4)), outcomes(np.ones(4), first=100)) == 1.0
 
 
-def test_examples_of_one_image_count_once() -> None:
-    single = evidence(outcomes(np.zeros(8)), outcomes(np.ones(8)))
-    shared = evidence(outcomes(np.zeros(64), per_image=8), outcomes(np.ones(64), per_image=8))
-    assert shared == pytest.approx(single)
+def test_questions_of_one_image_are_one_bet() -> None:
+    whole = outcomes(np.ones(1024), per_image=8)
+    shared = evidence(outcomes(np.zeros(16), per_image=8), whole)
+    single = evidence(outcomes(np.zeros(16)), outcomes(np.ones(1024)))
+    assert 1 < shared < 10 < single
+
+
+def test_racing_loses_little_of_the_front_and_saves_evaluations() -> None:
+    rows = [
+        row
+        for questions in ((2, 2), (2, 8))
+        for row in race(25, trials=60, examples=256, questions=questions, scatter=0.15)
+    ]
+    members, lost = sum(r.members for r in rows), sum(r.lost for r in rows)
+    assert members > 400
+    assert lost / members <= 0.02
+    assert all(r.stopped > 0 for r in rows) and rows[0].saved > 0.03
