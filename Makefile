@@ -5,10 +5,14 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: search test check lint types imports format catalogue clean
+.PHONY: search real test check lint types imports format catalogue clean
 
 search: $(VENV)/.ready  ## the main job: search, store, print the front
 	$(BIN)/autotc search --model qwen2.5-vl --max-tflops 800 $(ARGS)
+
+real: $(VENV)/.ready    ## with weights: verify, calibrate, three budgets; MODEL=DIR DATA=F [POLICY=P]
+	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo 'make real MODEL=DIR DATA=my.jsonl [POLICY=policy.json]'; exit 2; }
+	$(BIN)/autotc real --model "$(MODEL)" --data "$(DATA)" $(if $(POLICY),--policy "$(POLICY)") $(ARGS)
 
 test: $(VENV)/.ready    ## the whole test suite, one thread a process
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)

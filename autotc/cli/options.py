@@ -27,6 +27,12 @@ WorkloadOption = Annotated[
         "--workload", help="A profile (vqa, chat, document, multi-image) or images=1,resolution=672x672,..."
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto (a GPU that holds the weights, else the CPU), cpu, cuda, cuda:1, ... or mps."
+    ),
+]
 PolicyFile = Annotated[Path, typer.Option("--policy", help="A policy document.")]
 StudyName = Annotated[str | None, typer.Argument(help="Study name; default: the only, or the latest, study.")]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Json, Storage, print_json, say
+from autotc.cli.options import Device, Json, Storage, print_json, say
 
 CALIBRATE_EXAMPLES = """**Examples**
 
@@ -23,12 +24,6 @@ Weights = Annotated[
 ]
 Data = Annotated[str, typer.Option("--data", help="Your own JSONL.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", help="auto (a GPU that holds the weights, else the CPU), cpu, cuda, cuda:1 or mps."
-    ),
-]
 
 
 def calibrate(
@@ -58,3 +53,45 @@ def calibrate(
         print_json(found.as_dict())
     else:
         tables.calibration(found)
+
+
+def real(
+    model: Weights,
+    data: Data,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="A policy to verify first; default: the best of the latest study."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: studies/real/<name of the model>.")
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials at each of the three budgets.")] = 40,
+    anchors: Annotated[int, typer.Option("--anchors", min=6, help="Policies of the calibration.")] = 20,
+    examples: Annotated[
+        int, typer.Option("--examples", min=16, help="Examples of a trial; held-out are twice as many.")
+    ] = 256,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0.0, max=1.0, help="Largest loss that counts as verified.")
+    ] = 0.02,
+    device: Device = "auto",
+    skip_bad: SkipBad = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Verify, calibrate, and search at 192, 128 and 64 of 576 tokens: everything for one model and one data set.
+
+    Writes README.md with the tables, the fronts and the policies of the three budgets into one folder. What is stored
+    already is not run again, so the same command goes on where it was.
+    """
+    from autotc import real as everything
+
+    folder = out if out is not None else Path("studies/real") / Path(model).name.lower()
+    asked = everything.Asked(
+        model, data, folder, policy, trials, anchors, examples, max_drop, storage, device, skip_bad
+    )
+    found = everything.run(asked, say)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        typer.echo((folder / "README.md").read_text(encoding="utf-8"))
+        say(f"written to {folder}")
