@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotc import __version__
-from autotc.cli import database, evidence, looking, measuring, searching
+from autotc.cli import dashboard, database, evidence, looking, measuring, real, reporting, searching
 from autotc.errors import AutotcError
 
 app = typer.Typer(
@@ -26,8 +26,12 @@ app.command()(looking.show)
 app.command(epilog=searching.SEARCH_EXAMPLES)(searching.search)
 app.command()(searching.front)
 app.command()(searching.export)
+app.command(epilog=reporting.REPORT_EXAMPLES)(reporting.report)
+app.command(epilog=dashboard.DASHBOARD_EXAMPLES)(dashboard.dashboard)
 app.command(name="eval")(measuring.eval_)
 app.command()(measuring.verify)
+app.command(epilog=real.CALIBRATE_EXAMPLES)(real.calibrate)
+app.command()(real.real)
 
 db = typer.Typer(no_args_is_help=True, help="Look after the database.")
 db.command()(database.upgrade)
@@ -40,6 +44,7 @@ bench.command(name="methods")(measuring.bench_methods)
 bench.command(name="reducers")(measuring.bench_reducers)
 bench.command(name="statistics")(evidence.bench_statistics)
 bench.command(name="calibrate")(evidence.bench_calibrate)
+bench.command(name="transfer")(evidence.bench_transfer)
 app.add_typer(bench, name="bench")
 
 

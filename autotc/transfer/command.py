@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from autotc.adapter import resolve_model
 from autotc.errors import SpecError
 from autotc.export import write_text
+from autotc.leaderboard import Board
 from autotc.policy import Policy
 from autotc.proxies import proxy_folder
+from autotc.transfer import FILE, depth, page, picture
+from autotc.transfer.depth import Depths
 from autotc.transfer.measure import Measured, measure
 from autotc.transfer.sample import Family, Sampled, sample_policies
+from autotc.transfer.study import complete, study, table
 from autotc.workload import parse_workload
 
 MODELS = ("qwen2.5-vl", "llava-1.5-7b")  # whose costs count; the first one's space is drawn from
@@ -68,9 +73,15 @@ def policies(out: Path, n: int, seed: int = 0) -> list[Sampled]:
 
 
 def run(
-    name: str, folder: Path, out: Path, n: int, examples: int, done: Callable[[int, int], None]
-) -> Measured:
-    """Measure the policies on one model; see `measure`.
+    name: str,
+    folder: Path,
+    out: Path,
+    n: int,
+    examples: int,
+    depths: bool,
+    done: Callable[[int, int], None],
+) -> None:
+    """Measure the policies on one model, and what depth means in it; an interrupted run goes on.
 
     Args:
         name: of the model, and of its file in `out`.
@@ -78,10 +89,37 @@ def run(
         out: the study's folder.
         n: policies.
         examples: of each.
+        depths: measure also what depth means.
         done: called with the runs done and their total.
     """
     sampled = policies(out, n)
     family = resolve_model(str(folder)).anatomy.family
     if family not in sampled[0].policies:
         raise SpecError(f"--model {name}: its family {family!r} is none of {', '.join(sampled[0].policies)}")
-    return measure(name, folder, [s.policies[family] for s in sampled], out / f"{name}.npz", examples, done)
+    measure(name, folder, [s.policies[family] for s in sampled], out / f"{name}.npz", examples, done)
+    path = out / f"depth-{name}.npz"
+    if depths and not path.is_file():
+        depth.measure(name, folder, done).write(path)
+
+
+def analyse(out: Path, n: int) -> dict[str, Any]:
+    """Analyse the outcomes in a folder, write page and picture there, and the ceilings that autotc prints.
+
+    Args:
+        out: the study's folder.
+        n: policies.
+
+    Raises:
+        SpecError: too few models have run the policies.
+    """
+    sampled = policies(out, n)
+    paths = sorted(p for p in out.glob("*.npz") if not p.name.startswith("depth-"))
+    models = [model for model in map(Measured.read, paths) if complete(model)]
+    found = table(models, sampled)
+    boards = [Board.read(path) for path in sorted((out.parent / "leaderboard").glob("*.json"))]
+    depths = [Depths.read(path) for path in sorted(out.glob("depth-*.npz"))]
+    result = study(found, boards, depths)
+    write_text(out / "README.md", page.write(result, "transfer.png"))
+    picture.write(result, found, out / "transfer.png")
+    write_text(FILE, json.dumps(result["ceilings"], indent=1, sort_keys=True) + "\n")
+    return result
