@@ -24,8 +24,8 @@ def write(study: dict[str, Any], picture: str) -> str:
         "# How far one proxy speaks for another",
         "A proxy orders policies; does another model order them alike? The most favourable case is a model that "
         "differs in nothing but the random numbers of its training. What such twins reach is the ceiling on what any "
-        "proxy can say about a model, and autotc prints it beside a proxy's figures. This page is written by `autotc bench "
-        "transfer`; without `--model` it is made again from the outcomes beside it and runs nothing.",
+        "proxy can say about a model, and autotc prints it beside a proxy's figures. This page is written by "
+        "`autotc bench transfer`; without `--model` it is made again from the outcomes beside it and runs nothing.",
         "## What may be claimed",
         "\n".join(f"* {make(family, **found).text}" for family, found in study["ceilings"].items()),
         f"![Rank correlations and the function of depth]({picture})",
@@ -76,8 +76,8 @@ def _how(study: dict[str, Any]) -> str:
         f"Each was run on the same {study['examples']} questions about {study['images']} scenes of 64 visual tokens "
         "(144 on llava-tiny, which enlarges them). *Equal cost* compares policies of one budget only and averages over "
         "budgets: there the budget carries nothing, and it is what choosing a method needs. *All costs* mostly says "
-        "that fewer tokens are worse everywhere. Intervals are 95 % bootstrap limits over policies, over images, and over "
-        "both; they do not cover which seeds were drawn. *Corrected* takes away the noise of the examples: the "
+        "that fewer tokens are worse everywhere. Intervals are 95 % bootstrap limits over policies, over images, and "
+        "over both; they do not cover which seeds were drawn. *Corrected* takes away the noise of the examples: the "
         "correlation between halves with no scene in common over what each model's own halves reach. It may pass 1."
     )
 

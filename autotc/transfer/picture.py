@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autotc.charts import SHADES
+from autotc.charts.dots import SHADES
 from autotc.errors import SpecError
 from autotc.transfer import LEAST
 from autotc.transfer.study import FAMILIES, Table, groups
