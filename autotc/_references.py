@@ -43,7 +43,7 @@ class References:
     def __init__(self, model: Any, adapter: Any, processor: Processor, task: Task, new_tokens: int) -> None:
         self.adapter, self.processor, self.task = adapter, processor, task
         self._new_tokens = new_tokens
-        self._stop = _stop_tokens(model, processor)
+        self.stop = _stop_tokens(model, processor)
         self._answers: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
 
     def run(
@@ -93,13 +93,21 @@ class References:
         batch.blind = replace(sightless, own_logits=None)
         batch.pictures = {}
 
+    def own(self, split: str, examples: Sequence[Example]) -> list[list[int]]:
+        """Return the tokens that the uncompressed model writes by itself, of examples that were run."""
+        return [self._answers[split, example.id][0] for example in examples]
+
+    def most_tokens(self, examples: Sequence[Example]) -> int:
+        """Return how many tokens an answer of these examples may have: two more than the longest right one."""
+        given = [self.processor.answer_ids(e.answer) for e in examples if e.answer is not None]
+        return max((len(ids) + 2 for ids in given), default=self._new_tokens)
+
     def _answer(self, examples: Sequence[Example], split: str, whole: State) -> None:
         """Write down the uncompressed model's own answer of each example, and the tokens that count as
         right.
         """
         given = [None if e.answer is None else self.processor.answer_ids(e.answer) for e in examples]
-        most = max((len(ids) + 2 for ids in given if ids is not None), default=self._new_tokens)
-        own = greedy(self.adapter, whole, most, self._stop)
+        own = greedy(self.adapter, whole, self.most_tokens(examples), self.stop)
         texts = self.processor.batch_decode(own, skip_special_tokens=True)
         for example, mine, text, ids in zip(examples, own, texts, given, strict=True):
             right = ids is None or self.task.score(example, text) >= 1.0

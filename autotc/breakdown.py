@@ -9,9 +9,9 @@ loses. All figures are shares, 0 to 1. An answer is "right" when its score is 1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import rankdata
@@ -21,6 +21,7 @@ from autotc.policy import Number
 from autotc.statistics import Interval, bootstrap_of, interval, mcnemar
 
 __all__ = [
+    "Breakdown",
     "Fidelity",
     "Flips",
     "GroupChange",
@@ -28,6 +29,7 @@ __all__ = [
     "NextQuestion",
     "Shift",
     "Split",
+    "breakdown",
     "by_answer_length",
     "by_group",
     "fidelity_correlation",
@@ -136,6 +138,7 @@ class MixShift:
         shifts: every change that was tried.
         tilted, halves: mean regret over the changes of a kind; None where there are too few groups.
         worst: the change with the largest regret.
+        fresh: whether the scores are from other examples than the choices; otherwise noise counts as regret.
     """
 
     chosen: str
@@ -143,6 +146,7 @@ class MixShift:
     tilted: Interval | None
     halves: Interval | None
     worst: Shift | None
+    fresh: bool
 
 
 @dataclass(frozen=True)
@@ -159,11 +163,52 @@ class Fidelity:
     rho: Interval
 
 
+@dataclass(frozen=True)
+class Breakdown:
+    """What the average of one policy hides.
+
+    Args:
+        groups: question groups, the largest drop first.
+        worst: (group, drop, standard error, n) as `worst_group_drop` returns it.
+        flips: answers that changed sides.
+        next_question: None where no image has two questions.
+        answer_length: one-word answers and longer ones; empty where all are alike.
+    """
+
+    groups: tuple[GroupChange, ...]
+    worst: tuple[str, float, float | None, int] | None
+    flips: Flips
+    next_question: NextQuestion | None
+    answer_length: tuple[GroupChange, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        names = ("group", "drop", "stderr", "n")
+        worst = None if self.worst is None else dict(zip(names, self.worst, strict=True))
+        return {**asdict(self), "worst": worst}
+
+
 class Measured(Protocol):
     """Anything with figures: a stored trial, or a member of a front."""
 
     @property
     def numbers(self) -> Sequence[Number]: ...
+
+
+def breakdown(outcomes: Outcomes, uncompressed: Outcomes) -> Breakdown:
+    """Return all that the outcomes of one policy tell beside the average.
+
+    Args:
+        outcomes: of the policy.
+        uncompressed: outcomes of the uncompressed model on the same examples.
+    """
+    return Breakdown(
+        tuple(by_group(outcomes)),
+        worst_group_drop(outcomes),
+        flips(outcomes),
+        next_question(outcomes, uncompressed),
+        tuple(by_answer_length(outcomes, uncompressed)),
+    )
 
 
 def by_group(outcomes: Outcomes, against: Outcomes | None = None) -> list[GroupChange]:
@@ -288,7 +333,9 @@ def mix_shift(
         shifts.append(Shift(kind, mix, names[chosen], names[best], regret))
     means = {k: interval(np.mean(v, axis=0), measuring.image) if v else None for k, v in kinds.items()}
     worst = max(shifts, key=lambda s: s.regret.value, default=None)
-    return MixShift(names[deciding.best(own)], tuple(shifts), means["tilted"], means["halves"], worst)
+    return MixShift(
+        names[deciding.best(own)], tuple(shifts), means["tilted"], means["halves"], worst, scored is not None
+    )
 
 
 def fidelity_correlation(trials: Iterable[Measured], split: str = "search") -> list[Fidelity]:

@@ -30,10 +30,11 @@ from autotc._batches import (
     recorded_tower,
     resumed_tower,
 )
+from autotc._freerun import Part, Written, collect
 from autotc._inputs import resized
 from autotc._outcomes import Outcomes
 from autotc._references import NEW_TOKENS, References, known, state_of
-from autotc._score import Scores, score
+from autotc._score import Scores, greedy, score
 from autotc.adapter import adapter_for
 from autotc.adapter import anatomy as anatomy_of
 from autotc.apply import (
@@ -133,13 +134,47 @@ class Evaluator:
         request = self._get_batches(split, start, n)
         stages = policy.stages if policy is not None else ()
         if policy is not None and stages:
-            results = self._run(policy, [batch for _, batch in request])
+            aware = any(reducers.get(stage.reducer).query_aware for stage in stages)
+            results = self._run(
+                policy, [batch for _, batch in request], lambda b, state: self._score(b, state, aware)
+            )
         else:
             results = [(known(batch.full), []) for _, batch in request]
         parts = [(*one, scores) for one, (scores, _) in zip(request, results, strict=True)]
         images = sum(len(self._pixels[e.id]) for _, batch in request for e in batch.examples)
         trace = _trace(stages, [t for _, t in results], images)
         return self._join(split, parts, trace, time.perf_counter() - begin)
+
+    @torch.inference_mode()
+    def free_running(self, policy: Policy | None, split: Split, n: int, *, start: int = 0) -> Written:
+        """Let the model write its answers itself, greedily, on examples start..start+n-1 of a split.
+
+        An answer ends with a stop token, or two tokens after the longest answer of its batch in the data; where
+        the data has none, after `new_tokens`.
+
+        Args:
+            policy: written for this very model; None: no compression.
+            split: which split.
+            n, start: as for `evaluate`.
+
+        Raises:
+            PolicyError, UnsupportedError, DataError: as `evaluate`.
+        """
+        if policy is not None:
+            check(policy, self.anatomy)
+        self._prefixes.begin()
+        request = self._get_batches(split, start, n)
+        own = [self._references.own(split, batch.examples) for _, batch in request]
+        if policy is not None and policy.stages:
+            results = self._run(policy, [batch for _, batch in request], self._write)
+        else:
+            ones = [torch.ones(len(batch.examples)) for _, batch in request]
+            results = [((tokens, agrees), []) for tokens, agrees in zip(own, ones, strict=True)]
+        parts = [
+            Part(places, batch.examples, tokens, reference, agrees.tolist())
+            for (places, batch), reference, ((tokens, agrees), _) in zip(request, own, results, strict=True)
+        ]
+        return collect(split, self.on, self.task, self.processor, self._references.stop, parts)
 
     def numbers(self, outcomes: Outcomes) -> list[Number]:
         """Return quality, worst group, grounded score, agreement, KL and next question with standard
@@ -153,11 +188,13 @@ class Evaluator:
 
     # the policy
 
-    def _run(self, policy: Policy, batches: Sequence[Batch]) -> list[tuple[Scores, list[dict[str, Any]]]]:
+    def _run(
+        self, policy: Policy, batches: Sequence[Batch], finish: Callable[[Batch, Prefilled], Any]
+    ) -> list[tuple[Any, list[dict[str, Any]]]]:
+        """Run the prompts of batches under a policy; return what `finish` makes of each prefill, and its trace."""
         first = policy.stages[0]
         resize = first if first.site == "input" else None
         resumable = self.reuse and all(stage.site != "vision" for stage in policy.stages)
-        aware = any(reducers.get(stage.reducer).query_aware for stage in policy.stages)
         plan = plan_of(policy, self.adapter, self.processor)
         out = []
         compression: Compression | None = None
@@ -188,9 +225,9 @@ class Evaluator:
                         state = prefill(compression, inputs.tensors, original=inputs.original)
                 else:
                     state = resume(compression, known(prefix))
-                # the chunk drives the layers itself: the hooks must not take it for a prefill
+                # what follows drives the layers itself: the hooks must not take it for a prefill
                 compression.decoder.run = None
-                out.append((self._score(batch, state, aware), state.trace))
+                out.append((finish(batch, state), state.trace))
         finally:
             if compression is not None:
                 compression.remove()
@@ -205,6 +242,12 @@ class Evaluator:
             # what is kept does not depend on the question: the other question's own score is the answer
             scores = replace(scores, next_correct=scores.correct[batch.siblings])
         return scores
+
+    def _write(self, batch: Batch, prefilled: Prefilled) -> tuple[list[list[int]], Tensor]:
+        """Return what the model writes by itself, and its teacher-forced agreement."""
+        state, references = state_of(prefilled), self._references
+        tokens = greedy(self.adapter, state, references.most_tokens(batch.examples), references.stop)
+        return tokens, score(self.adapter, state, known(batch.answers), with_next=False).agreement
 
     # the data
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+from autotc._freerun import Written
 from autotc._outcomes import paired
-from autotc._process import EvaluatorProcess, shared_cores
+from autotc._process import EvaluatorProcess
 from autotc.adapter import resolve_model
 from autotc.apply import check
+from autotc.breakdown import Breakdown, breakdown
 from autotc.errors import ModelError, SpecError
 from autotc.export import write_text
 from autotc.policy import ModelRef, Number, Policy, load_policy
 from autotc.proxies import proxy_folder
 from autotc.registry import nearest
 from autotc.task import SPLITS, Task
+from autotc.weights import placement
 
 if TYPE_CHECKING:
     from autotc.anatomy import Anatomy
     from autotc.task import Split
 
 LEVEL = 0.95
+FREE_RUNNING = 64  # examples whose answers are also written freely: each token is a pass of its own
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Measurement:
         stderr: its standard error, clustered by image; None with one image only.
         metric: "accuracy", or "agreement" where the data has no answers.
         trace: tokens asked and kept by stage.
+        hidden: what the average hides.
+        written: what the policy writes freely on some of the examples, None where that was not asked for.
         skipped: lines left out for unreadable images.
     """
 
@@ -48,6 +53,8 @@ class Measurement:
     stderr: float | None
     metric: str
     trace: list[dict[str, Any]]
+    hidden: Breakdown
+    written: Written | None = None
     skipped: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +67,8 @@ class Measurement:
             "difference": {"value": self.difference, "stderr": self.stderr},
             "metric": self.metric,
             "trace": self.trace,
+            "breakdown": self.hidden.as_dict(),
+            "free_running": None if self.written is None else self.written.as_dict(),
             "skipped": self.skipped,
         }
 
@@ -93,7 +102,15 @@ class Verdict:
 
 
 def measure(
-    model: str, policy: Policy | None, task: Task, split: str, examples: int, *, allow_proxy: bool = True
+    model: str,
+    policy: Policy | None,
+    task: Task,
+    split: str,
+    examples: int,
+    *,
+    free_running: int = 0,
+    allow_proxy: bool = True,
+    device: str = "auto",
 ) -> Measurement:
     """Run a policy on a model and examples.
 
@@ -101,6 +118,8 @@ def measure(
         model: a folder with weights, or an alias, for which the family's proxy runs where that is allowed; the
             policy's depths are then translated.
         policy: None measures the uncompressed model.
+        free_running: examples, from the first on, whose answers the model also writes itself.
+        device: where the model runs, see `weights.placement`.
 
     Raises:
         SpecError: unknown model or split, no weights, a policy for another family, unusable data.
@@ -121,23 +140,36 @@ def measure(
     here = (policy or Policy(model=_reference(anatomy))).for_model(anatomy)
     check(here, anatomy)
     assert folder is not None  # weights are at hand, or the proxy is
-    with EvaluatorProcess(folder, task, on=on, **shared_cores(folder, os.cpu_count() or 1)) as evaluator:
+    with EvaluatorProcess(folder, task, on=on, **placement(folder, anatomy, device)) as evaluator:
         outcomes = evaluator.evaluate(here, named, examples)
         full = evaluator.evaluate(None, named, examples)
+        several = min(free_running, examples)
+        written = evaluator.free_running(here, named, several) if several else None
+        own = evaluator.free_running(None, named, several) if several else None
     difference, stderr, _ = paired(outcomes, full)
     return Measurement(
         policy=here,
-        numbers=tuple(evaluator.numbers(outcomes)),
-        full=tuple(evaluator.numbers(full)),
+        numbers=(*evaluator.numbers(outcomes), *(written.numbers() if written else ())),
+        full=(*evaluator.numbers(full), *(own.numbers() if own else ())),
         difference=difference,
         stderr=stderr,
         metric=outcomes.metric,
         trace=outcomes.trace,
+        hidden=breakdown(outcomes, full),
+        written=written,
         skipped=len(getattr(task, "skipped", ())),
     )
 
 
-def verify(path: Path, model: str, task: Task, examples: int, max_drop: float) -> Verdict:
+def verify(
+    path: Path,
+    model: str,
+    task: Task,
+    examples: int,
+    max_drop: float,
+    free_running: int = FREE_RUNNING,
+    device: str = "auto",
+) -> Verdict:
     """Measure a policy on the real weights and the user's data; write `status: verified` and the figures into the
     document when it passes.
 
@@ -148,9 +180,19 @@ def verify(path: Path, model: str, task: Task, examples: int, max_drop: float) -
     """
     policy = load_policy(path)
     check(policy, resolve_model(model).anatomy)
-    verdict = Verdict(measure(model, policy, task, "held-out", examples, allow_proxy=False), max_drop, path)
+    measured = measure(
+        model,
+        policy,
+        task,
+        "held-out",
+        examples,
+        free_running=free_running,
+        allow_proxy=False,
+        device=device,
+    )
+    verdict = Verdict(measured, max_drop, path)
     if verdict.passed:
-        kept = [n for n in policy.expected if n.kind == "estimated"]
+        kept = [n for n in policy.expected if n.kind == "estimated" and n.split is None]  # the costs
         done = policy.model_copy(
             update={"status": "verified", "expected": (*verdict.measured.numbers, *kept)}
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Json, Model, WorkloadOption, print_json
+from autotc.cli.options import Device, Json, Model, WorkloadOption, print_json
 from autotc.errors import SpecError
 
 
@@ -57,19 +57,33 @@ def eval_(
     data: Annotated[Path | None, typer.Option("--data", help="JSONL; default: the built-in scenes.")] = None,
     examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 256,
     split: Annotated[str, typer.Option("--split", help="search, selection or held-out.")] = "held-out",
+    free_running: Annotated[
+        int,
+        typer.Option(
+            "--free-running",
+            min=0,
+            help="Examples whose answers the model also writes itself, token by token.",
+        ),
+    ] = 64,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a policy on data: task score, worst group, agreement with the uncompressed model."""
+    """Measure a policy on data: task score, agreement with the uncompressed model, and what the average hides.
+
+    That is the worst question group, answers that flipped, a second question on the same pruned cache, longer
+    answers, and answers that the model writes itself.
+    """
     from autotc.policy import load_policy
     from autotc.running import make_task
     from autotc.tables import figures
     from autotc.verify import measure
 
     task = make_task(str(data) if data else None, skip_bad)
-    measured = measure(model, load_policy(policy) if policy else None, task, split, examples)
+    measured = measure(
+        model, load_policy(policy) if policy else None, task, split, examples, free_running=free_running
+    )
     if as_json:
         print_json(measured.as_dict())
     else:
@@ -84,9 +98,18 @@ def verify(
     max_drop: Annotated[
         float, typer.Option("--max-drop", min=0.0, max=1.0, help="Largest accepted loss of quality.")
     ] = 0.02,
+    free_running: Annotated[
+        int,
+        typer.Option(
+            "--free-running",
+            min=0,
+            help="Examples whose answers the model also writes itself, token by token.",
+        ),
+    ] = 64,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
     ] = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure a policy on the real weights and your data; mark it verified when it loses no more than --max-drop."""
@@ -94,7 +117,8 @@ def verify(
     from autotc.tables import figures
     from autotc.verify import verify as run
 
-    result = run(policy, model, make_task(str(data), skip_bad), examples, max_drop)
+    task = make_task(str(data), skip_bad)
+    result = run(policy, model, task, examples, max_drop, free_running, device)
     if as_json:
         print_json(result.as_dict())
     else:

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from autotc._outcomes import LEAST_IN_GROUP
 from autotc.calibration import named
 from autotc.tables.console import console, grid, percent
 
 if TYPE_CHECKING:
+    from autotc._freerun import Written
     from autotc.anatomy import Anatomy
+    from autotc.breakdown import Breakdown
     from autotc.cost import Cost
     from autotc.policy import Policy
+    from autotc.statistics import Interval
     from autotc.verify import Measurement, Verdict
     from autotc.workload import Workload
 
@@ -53,6 +57,11 @@ def measurement(measured: Measurement) -> None:
     console.print(
         f"difference to uncompressed: {100 * measured.difference:+.1f}{error} points of {measured.metric}, paired"
     )
+    if measured.policy.stages:
+        for line in hidden(measured.hidden):
+            console.print(escape(line))
+    if measured.written is not None:
+        console.print(escape(written_freely(measured.written)))
     if measured.numbers:
         number = measured.numbers[0]
         console.print(f"[dim]measured on {named(number.on)}, {number.split} split[/]")
@@ -62,6 +71,55 @@ def measurement(measured: Measurement) -> None:
         )
     if measured.skipped:
         console.print(f"{measured.skipped} lines with unreadable images were left out.")
+
+
+def hidden(found: Breakdown) -> list[str]:
+    """Return what the average hides, one line a subject."""
+    lines = [
+        f"flips: {found.flips.right_to_wrong} right to wrong, {found.flips.wrong_to_right} wrong to right, "
+        f"of {found.flips.n} (p {found.flips.p:.2g})"
+    ]
+    if found.worst is not None:
+        group, drop, stderr, n = found.worst
+        count = sum(g.n >= LEAST_IN_GROUP for g in found.groups)
+        lines.append(
+            f"worst question group: {group} loses {_points(drop, stderr)} (n {n}), the most of {count} groups"
+        )
+    if found.next_question is not None:
+        after = found.next_question
+        line = f"next question on the same cache: {_share(after.quality)}, {_against(after.less_own)} to its own cache"
+        if after.less_uncompressed is not None:
+            line += f", {_against(after.less_uncompressed)} to uncompressed"
+        lines.append(f"{line} (n {after.quality.n})")
+    lines += [
+        f"answers of {'one word' if g.group == 'one word' else 'several words'}: {100 * g.quality:.1f} %, "
+        f"loses {_points(g.drop.value, g.drop.stderr)} (n {g.n})"
+        for g in found.answer_length
+    ]
+    return lines
+
+
+def written_freely(found: Written) -> str:
+    """Return one line on the answers that the model wrote itself."""
+    right, same, forced = (found.figure(name) for name in ("correct", "same", "forced"))
+    parts = [f"{_share(right)} right"] if right is not None else []
+    if same is not None and forced is not None:
+        parts.append(
+            f"{_share(same)} exactly as uncompressed (teacher-forced agreement there {_share(forced)})"
+        )
+    return f"written freely, n {len(found)}: {', '.join(parts)}"
+
+
+def _points(value: float, stderr: float | None) -> str:
+    return f"{100 * value:.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} points"
+
+
+def _share(found: Interval) -> str:
+    return f"{100 * found.value:.1f}{'' if found.stderr is None else f' ± {100 * found.stderr:.1f}'} %"
+
+
+def _against(found: Interval) -> str:
+    return f"{100 * found.value:+.1f}{'' if found.stderr is None else f' ± {100 * found.stderr:.1f}'} points"
 
 
 def verdict(result: Verdict) -> None:
