@@ -120,6 +120,15 @@ def test_chance_counts_all_relabellings() -> None:
     assert 0 < p < 1
 
 
+def test_power_is_the_chance_of_the_best_orders() -> None:
+    found = an.cases(pub.yardstick(pub.duels([e for e in pub.entries() if e.family == "llava"])))
+    best = an.power(found)
+    assert best[0] == (13, pytest.approx(130 / 5040))
+    values = {(n, b): v for n, v in ordered(RIGHT).items() for b in pub.BUDGETS}
+    assert an.chance(found, values)[0] == pytest.approx(best[0][1])
+    assert [k for k, _ in best] == [13, 12, 11] and best[1][1] > 0.05
+
+
 def test_chance_with_many_methods_is_drawn_and_counts_the_observed_one() -> None:
     names = [f"m{i:02}" for i in range(12)]
     found = [an.Case(1 / 9, a, b) for a, b in pairwise(names)]

@@ -164,6 +164,21 @@ def chance(found: Sequence[Case], values: Values, seed: int = 0) -> tuple[float,
     return float((totals >= totals_of(score, first, second, column)).mean()), len(orders), exact
 
 
+def power(found: Sequence[Case], most: int = 3) -> list[tuple[int, float]]:
+    """Return the p values of the best scores that an order of the methods can have, when it is one for all budgets.
+
+    Empty without cases, and with more methods than can be gone through.
+    """
+    names = sorted({name for c in found for name in (c.winner, c.loser)})
+    if not 0 < len(names) <= EXACT_UP_TO:
+        return []
+    at = {name: i for i, name in enumerate(names)}
+    first, second = (np.array([at[getattr(c, side)] for c in found]) for side in ("winner", "loser"))
+    orders = np.array(list(permutations(range(len(names)))))
+    totals = (orders[:, first] > orders[:, second]).sum(1)
+    return [(int(k), float((totals >= k).mean())) for k in sorted(set(totals.tolist()), reverse=True)[:most]]
+
+
 def totals_of(score: np.ndarray, first: np.ndarray, second: np.ndarray, column: np.ndarray) -> float:
     """Return how many cases the methods score under their own names."""
     return float(score[first, second, column].sum())

@@ -1,4 +1,4 @@
-"""Published retention against the proxy's, a panel a proxy and budget."""
+"""Published and proxy retention side by side: a row a method, a panel a proxy and budget."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from autotc.calibration.published import BUDGETS, NAMES
 from autotc.charts import COLOURS
 from autotc.errors import SpecError
 
+PUBLISHED, PROXY = COLOURS["reference"], COLOURS["front"]
+
 
 def write(study: dict[str, Any], path: Path) -> None:
     """Write the picture as .png.
@@ -22,97 +24,78 @@ def write(study: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    proxies = study["proxies"]
-    figure = Figure(figsize=(13.5, 4.9 * len(proxies) + 0.9), dpi=120, layout="constrained")
+    orders = {name: order(found) for name, found in study["proxies"].items()}
+    rows = [max(1, len(names)) for names in orders.values()]
+    figure = Figure(figsize=(12, 1.2 + 0.3 * sum(rows) + 0.9 * len(rows)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(proxies), len(BUDGETS), squeeze=False)
-    for row, found in zip(axes, proxies.values(), strict=True):
-        for panel, budget in zip(row, BUDGETS, strict=True):
-            _panel(panel, found, budget)
+    grid = figure.subplots(len(rows), len(BUDGETS), squeeze=False, height_ratios=rows)
+    for line, (name, found) in zip(grid, study["proxies"].items(), strict=True):
+        for axes, budget in zip(line, BUDGETS, strict=True):
+            _panel(axes, found, budget, orders[name])
+            if axes is line[0]:
+                axes.set_yticks(range(len(orders[name])), orders[name], fontsize=8.5)
+                for label in axes.get_yticklabels():
+                    label.set_fontweight("bold" if label.get_text() in BASELINES else "normal")
+            else:
+                axes.set_yticks(range(len(orders[name])), [""] * len(orders[name]))
     figure.suptitle(
-        "Published retention against the proxy's\n", fontsize=14, fontweight="bold", x=0.008, ha="left"
+        "What methods retain: published for real models, and on the proxies",
+        fontsize=13,
+        fontweight="bold",
+        x=0.008,
+        ha="left",
     )
-    figure.text(
-        0.008,
-        0.968 if len(proxies) > 1 else 0.93,
-        "Retention: score in % of the uncompressed model's. Across: mean of the sources on models of the proxy's "
-        "family, bar from the lowest to the highest source (hollow: one source). Up: the proxy, 95 % interval. "
-        "On the line they are equal.",
-        fontsize=8.5,
-        color="#555555",
-        va="top",
-    )
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     try:
         figure.savefig(path)
     except OSError as error:
         raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def points(found: dict[str, Any], budget: float) -> list[tuple[str, list[float], dict[str, Any]]]:
-    """Return name, published retentions (one a row of a source) and the proxy's figure of each method."""
-    out = []
-    for mine in found["retention"]:
-        if mine["budget"] == budget:
-            theirs = [
-                m["published"]
-                for m in found["family_tables"]["published"]
-                if (m["method"], m["budget"]) == (mine["method"], budget)
-            ]
-            if theirs:
-                out.append((mine["method"], theirs, mine))
-    return out
+def published(found: dict[str, Any], method: str, budget: float) -> list[float]:
+    """Return what independent rows of the proxy's family print for a method at a budget, in %."""
+    rows = found["family_tables"]["published"]
+    return [row["published"] for row in rows if (row["method"], row["budget"]) == (method, budget)]
 
 
-def _panel(axes: Any, found: dict[str, Any], budget: float) -> None:
-    shown = points(found, budget)
-    labels = []
-    for name, theirs, mine in shown:
-        colour = COLOURS["reference" if name in BASELINES else "front"]
-        x, y = float(np.mean(theirs)), mine["value"]
+def order(found: dict[str, Any]) -> list[str]:
+    """Return the methods that anybody has printed for the family, by their mean published retention."""
+    means = {}
+    for method in dict.fromkeys(r["method"] for r in found["retention"]):
+        theirs = [v for b in BUDGETS for v in published(found, method, b)]
+        if theirs:
+            means[method] = float(np.mean(theirs))
+    return sorted(means, key=lambda name: -means[name])
+
+
+def _panel(axes: Any, found: dict[str, Any], budget: float, names: list[str]) -> None:
+    mine = {r["method"]: r for r in found["retention"] if r["budget"] == budget}
+    for row, name in enumerate(names):
+        theirs, own = published(found, name, budget), mine[name]
+        if theirs:
+            x = float(np.mean(theirs))
+            axes.plot([x, own["value"]], [row, row], color="#D9D9D9", lw=1, zorder=1)
+            if len(theirs) > 1:
+                axes.plot([min(theirs), max(theirs)], [row - 0.13] * 2, color=PUBLISHED, lw=1.2, zorder=2)
+            axes.plot(theirs, [row - 0.13] * len(theirs), "|", color=PUBLISHED, ms=6, zorder=2)
+            axes.plot(x, row - 0.13, "D", color=PUBLISHED, ms=4.5, zorder=3)
         axes.errorbar(
-            x,
-            y,
-            xerr=[[x - min(theirs)], [max(theirs) - x]] if len(theirs) > 1 else None,
-            yerr=[[y - mine["low"]], [mine["high"] - y]],
+            own["value"],
+            row + 0.13,
+            xerr=[[own["value"] - own["low"]], [own["high"] - own["value"]]],
             fmt="o",
-            ms=5.5,
-            color=colour,
-            mfc=colour if len(theirs) > 1 else "white",
-            elinewidth=0.8,
+            ms=4.5,
+            color=PROXY,
+            elinewidth=1,
             zorder=3,
         )
-        labels.append((x, y, name, colour))
-    edges = [v for _, theirs, mine in shown for v in (*theirs, mine["low"], mine["high"])] or [50, 100]
-    low, high = min(edges) - 2, max(102, max(edges) + 1)
-    axes.plot([low, high], [low, high], color="#888888", lw=1, ls="--", zorder=1)
-    axes.set_xlim(min(min(min(t) for _, t, _ in shown) - 2, 98) if shown else low, 102)
-    axes.set_ylim(low, high)
-    _label(axes, labels)
-    axes.set_title(f"{found['proxy']}, {NAMES[budget]} of the tokens", loc="left", fontsize=10)
-    axes.set_xlabel("published retention, %", fontsize=9)
-    axes.set_ylabel("proxy retention, %", fontsize=9)
-    axes.grid(color="#EEEEEE", zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _label(axes: Any, labels: list[tuple[float, float, str, str]]) -> None:
-    """Write names beside their points, moved down where they would collide."""
-    low, high = axes.get_ylim()
-    left, right = axes.get_xlim()
-    gap, width = (high - low) / 30, (right - left) / 4
-    placed: list[tuple[float, float]] = []
-    for x, y, name, colour in sorted(labels, key=lambda item: -item[1]):
-        at = y
-        while any(abs(x - a) < width and abs(at - b) < gap for a, b in placed):
-            at -= gap / 4
-        placed.append((x, at))
-        beyond = x > right - width
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(x + (-1 if beyond else 1) * (right - left) / 60, at),
-            ha="right" if beyond else "left",
-            va="center",
-            fontsize=7.5,
-            color=colour,
-        )
+    axes.plot([], [], "D", color=PUBLISHED, ms=5, label="published: mean of the sources, a stroke each")
+    axes.plot([], [], "o", color=PROXY, ms=5, label="proxy, 95 % interval")
+    axes.set_xlim(15, 104)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_title(f"{found['proxy']}, {NAMES[budget]} of the tokens", loc="left", fontsize=9.5)
+    axes.set_xlabel("retention, % of the uncompressed model's score", fontsize=8.5)
+    axes.grid(axis="x", color="#E9E9E9", zorder=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)

@@ -95,6 +95,7 @@ def compare(rows: Sequence[pub.Entry], values: an.Values) -> dict[str, Any]:
         "p": p,
         "shuffles": shuffles,
         "exact": exact,
+        "power": [[right, q] for right, q in an.power(pairs)],
         "pairs": [
             {
                 "budget": s.budget,
@@ -129,7 +130,7 @@ def compare(rows: Sequence[pub.Entry], values: an.Values) -> dict[str, Any]:
             "the proxy on the same pairs": _beats(clear, proxy),
         },
         "sensitivity": {f"{share:.2f}": _with_share(rows, values, share) for share in SHARES},
-        "rankings": [vars(r) for r in an.rankings(rows, values)],
+        "rankings": _rankings(rows, values),
         "error": {key: figure(i) for key, i in an.errors(misses, lambda m: m.method).items()},
         "error_by_budget": {
             key: figure(i) for key, i in an.errors(misses, lambda m: pub.NAMES[m.budget]).items()
@@ -212,6 +213,12 @@ def _beats(cases: Sequence[an.Case], predict: Any) -> dict[str, Any]:
     except TypeError:
         values = an.scores(mixed, predict)
     return figure(an.share(mixed, values))
+
+
+def _rankings(rows: Sequence[pub.Entry], values: an.Values) -> list[dict[str, Any]]:
+    found = an.rankings(rows, values)
+    adjusted = statistics.holm([r.p for r in found]).tolist()
+    return [{**vars(r), "p_holm": p} for r, p in zip(found, adjusted, strict=True)]
 
 
 def _with_share(rows: Sequence[pub.Entry], values: an.Values, share: float) -> dict[str, Any]:
