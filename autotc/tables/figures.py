@@ -83,17 +83,18 @@ def hidden(found: Breakdown) -> list[str]:
         group, drop, stderr, n = found.worst
         count = sum(g.n >= LEAST_IN_GROUP for g in found.groups)
         lines.append(
-            f"worst question group: {group} loses {_points(drop, stderr)} (n {n}), the most of {count} groups"
+            f"worst question group: {group}, {_points(-drop, stderr)} to uncompressed (n {n}), the lowest of {count}"
         )
     if found.next_question is not None:
         after = found.next_question
-        line = f"next question on the same cache: {_share(after.quality)}, {_against(after.less_own)} to its own cache"
+        line = f"next question on the same cache: {_share(after.quality)}"
+        line += f", {_difference(after.less_own)} to its own cache"
         if after.less_uncompressed is not None:
-            line += f", {_against(after.less_uncompressed)} to uncompressed"
+            line += f", {_difference(after.less_uncompressed)} to uncompressed"
         lines.append(f"{line} (n {after.quality.n})")
     lines += [
         f"answers of {'one word' if g.group == 'one word' else 'several words'}: {100 * g.quality:.1f} %, "
-        f"loses {_points(g.drop.value, g.drop.stderr)} (n {g.n})"
+        f"{_points(-g.drop.value, g.drop.stderr)} to uncompressed (n {g.n})"
         for g in found.answer_length
     ]
     return lines
@@ -111,15 +112,15 @@ def written_freely(found: Written) -> str:
 
 
 def _points(value: float, stderr: float | None) -> str:
-    return f"{100 * value:.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} points"
+    return f"{100 * value + 0.0:+.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} points"
 
 
 def _share(found: Interval) -> str:
     return f"{100 * found.value:.1f}{'' if found.stderr is None else f' ± {100 * found.stderr:.1f}'} %"
 
 
-def _against(found: Interval) -> str:
-    return f"{100 * found.value:+.1f}{'' if found.stderr is None else f' ± {100 * found.stderr:.1f}'} points"
+def _difference(found: Interval) -> str:
+    return _points(found.value, found.stderr)
 
 
 def verdict(result: Verdict) -> None:
