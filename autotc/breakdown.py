@@ -288,7 +288,7 @@ def by_answer_length(outcomes: Outcomes, against: Outcomes | None = None) -> lis
         dict(zip(against.id.tolist(), against.answer.tolist(), strict=True)) if against is not None else {}
     )
     written = [texts.get(i, mine) for i, mine in zip(outcomes.id.tolist(), outcomes.answer, strict=True)]
-    labels = np.array(["one word" if len(str(t).split()) <= 1 else "longer" for t in written])
+    labels = np.array(["one word" if len(str(t).split()) <= 1 else "several words" for t in written])
     return _changes(outcomes, against, labels) if len(set(labels)) > 1 else []
 
 

@@ -147,9 +147,9 @@ def test_answers_are_divided_by_the_words_of_the_uncompressed_answer() -> None:
     whole = made(4, correct=scores("1110"), answer=np.array(["red", "7 1", "7 2 3", "one"]))
     assert {(g.group, g.n, g.quality, g.drop.value) for g in by_answer_length(mine, whole)} == {
         ("one word", 2, 0.5, 0.0),
-        ("longer", 2, 0.5, 0.5),
+        ("several words", 2, 0.5, 0.5),
     }
-    assert {(g.group, g.n) for g in by_answer_length(mine)} == {("one word", 2), ("longer", 2)}
+    assert {(g.group, g.n) for g in by_answer_length(mine)} == {("one word", 2), ("several words", 2)}
     assert by_answer_length(made(3, answer=np.array(["a", "b", "c"]))) == []
 
 

@@ -93,7 +93,7 @@ def hidden(found: Breakdown) -> list[str]:
             line += f", {_difference(after.less_uncompressed)} to uncompressed"
         lines.append(f"{line} (n {after.quality.n})")
     lines += [
-        f"answers of {'one word' if g.group == 'one word' else 'several words'}: {100 * g.quality:.1f} %, "
+        f"answers of {g.group}: {100 * g.quality:.1f} %, "
         f"{_points(-g.drop.value, g.drop.stderr)} to uncompressed (n {g.n})"
         for g in found.answer_length
     ]
