@@ -44,6 +44,7 @@ class Asked:
         anchors: of the calibration.
         examples: of a trial; as many in selection, twice as many held-out.
         max_drop: the largest loss that counts as verified.
+        quiet: print nothing about the searches.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Asked:
     storage: str | None = None
     device: str = "auto"
     skip_bad: bool = False
+    quiet: bool = False
 
 
 @dataclass
@@ -199,7 +201,7 @@ def _budget(asked: Asked, tokens: int, limit: float, number: int) -> Budget:
         "storage": asked.storage,
         "device": asked.device,
     }
-    result = search(options, quiet=False)
+    result = search(options, asked.quiet)
     if result.state == "interrupted":
         raise KeyboardInterrupt
     view = FrontView.read(Store(asked.storage), result.study, limit, "literature")

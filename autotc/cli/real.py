@@ -87,7 +87,7 @@ def real(
 
     folder = out if out is not None else Path("studies/real") / Path(model).name.lower()
     asked = everything.Asked(
-        model, data, folder, policy, trials, anchors, examples, max_drop, storage, device, skip_bad
+        model, data, folder, policy, trials, anchors, examples, max_drop, storage, device, skip_bad, as_json
     )
     found = everything.run(asked, say)
     if as_json:
