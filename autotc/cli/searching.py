@@ -94,6 +94,12 @@ def search(
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that search together.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", help="Where real weights run: auto (default), cpu, cuda, cuda:1, ... or mps."
+        ),
+    ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Allow fetching a checkpoint from the hub.")
     ] = False,
