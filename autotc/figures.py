@@ -92,6 +92,9 @@ def front(
     """
     colours = DARK if dark else LIGHT
     figure = go.Figure()
+    levels = _beyond(marks)
+    marks = [m for m in marks if m not in levels]
+    labelled = _apart([m for m in marks if m.text], marks)
     for role in ("over", "trial", "other", "preset", "reference", "front"):
         mine = sorted((m for m in marks if m.role == role), key=lambda m: m.x)
         if not mine:
@@ -109,7 +112,7 @@ def front(
                 if plain
                 else {"array": [m.error or 0 for m in mine], "thickness": 1.2, "width": 3},
                 mode="+".join(("markers", *(("lines",) if joined else ()), *(("text",) if named else ()))),
-                text=[html.escape(m.text) for m in mine] if named else None,
+                text=[html.escape(m.text) if m.key in labelled else "" for m in mine] if named else None,
                 textposition="middle right",
                 textfont={"size": 11, "color": colours[role]},
                 hovertext=["<br>".join(map(html.escape, m.hover)) for m in mine],
@@ -145,12 +148,20 @@ def front(
                 name="selected",
             )
         )
+    for m in levels:
+        figure.add_hline(
+            y=m.y,
+            line={"dash": "dot", "width": 1.2, "color": colours["reference"]},
+            annotation_text=f"{html.escape(m.text)}: {f'{m.y:.1%}' if percent else f'{m.y:,.3g}'} at {m.x:,.0f}",
+            annotation_position="top left",
+            annotation_font={"color": colours["reference"]},
+        )
     if limit is not None:
         figure.add_vline(
             x=limit,
             line={"dash": "dash", "width": 1.5, "color": colours["ink"]},
             annotation_text=f"budget {limit:,.0f}",
-            annotation_position="top left",
+            annotation_position="bottom left",
         )
     figure.update_layout(
         xaxis_title=x_title,
@@ -167,6 +178,8 @@ def front(
 def dressed(figure: go.Figure, height: int, dark: bool = False) -> go.Figure:
     """Return a figure of `autotc.charts` as a page shows it: its height, slim margins, colours for its ground."""
     figure.update_layout(template=None, **_frame(height))
+    for note in figure.layout.annotations:
+        note.xshift = 6 if note.xanchor == "left" else note.xshift
     if dark:
         swap = {COLOURS[role].lower(): DARK[role] for role in DARK if role in COLOURS}
         for trace in figure.data:
@@ -174,6 +187,23 @@ def dressed(figure: go.Figure, height: int, dark: bool = False) -> go.Figure:
                 if part is not None and isinstance(part.color, str):
                     part.color = swap.get(part.color.lower(), part.color)
     return figure
+
+
+def _beyond(marks: Sequence[Mark]) -> list[Mark]:
+    """References so far to the right that they would press all else together: drawn as levels instead of points."""
+    near = [m.x for m in marks if m.role != "reference"]
+    return [m for m in marks if m.role == "reference" and near and m.x > 1.3 * max(near)]
+
+
+def _apart(named: Sequence[Mark], marks: Sequence[Mark]) -> set[str]:
+    """Return the marks whose names can stand beside them without lying on one another, the highest first."""
+    wide = (max((m.x for m in marks), default=1.0) - min((m.x for m in marks), default=0.0)) or 1.0
+    tall = (max((m.y for m in marks), default=1.0) - min((m.y for m in marks), default=0.0)) or 1.0
+    placed: list[Mark] = []
+    for m in sorted(named, key=lambda m: (m.role != "reference", -m.y)):
+        if all(abs(m.x - o.x) > 0.12 * wide or abs(m.y - o.y) > 0.05 * tall for o in placed):
+            placed.append(m)
+    return {m.key for m in placed}
 
 
 def _frame(height: int) -> dict[str, Any]:

@@ -12,6 +12,11 @@ st.set_page_config(
     layout="wide",
     menu_items={"About": "autotc: which visual tokens can your vision-language model do without?"},
 )
+# a chart and its policy shall be seen together on a small screen
+st.html(
+    "<style>.stMainBlockContainer {padding-top: 4.2rem; padding-bottom: 3rem} "
+    ".stMain h1 {font-size: 1.6rem; padding: 0.2rem 0} .stMain h3 {font-size: 1.15rem}</style>"
+)
 parts.gate()
 page = st.navigation(
     [

@@ -92,7 +92,6 @@ def choose_study(label: str = "Study") -> StudyView:
         bind="query-params",
         format_func=data.short,
         on_change=_forget,
-        width=340,
     )
     return data.study(chosen)
 
@@ -147,8 +146,3 @@ def plot(figure: Any, key: str, alt: str, **options: Any) -> Any:
     """Show a figure without the toolbar's clutter."""
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
     return st.plotly_chart(figure, key=key, config={**config, "displayModeBar": "hover"}, alt=alt, **options)
-
-
-def columns_of_text(*names: str, wide: str | None = None) -> dict[str, Any]:
-    """Return the column settings of a table whose cells are texts."""
-    return {n: st.column_config.TextColumn(n, width="large" if n == wide else None) for n in names}

@@ -106,7 +106,6 @@ def prepare(
         "server.address": host,
         "server.port": str(port),
         "server.headless": "true",
-        "server.allowedHosts": ",".join([*hosts, *allowed]),
         "server.fileWatcherType": "none",
         "server.enableXsrfProtection": "true",
         "browser.gatherUsageStats": "false",
@@ -117,6 +116,7 @@ def prepare(
         "theme.showWidgetBorder": "true",
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    flags += [word for name in (*hosts, *allowed) for word in ("--server.allowedHosts", name)]
     return [sys.executable, "-m", "streamlit", "run", app.origin, *flags], environment
 
 

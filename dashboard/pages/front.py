@@ -12,7 +12,6 @@ from dashboard import data, parts
 from dashboard.data import Axis, Picked, StudyView
 
 CHART = "front"
-RULES = {"best": "best quality", "knee": "knee", "cheapest": "cheapest within noise"}
 
 
 def axes(view: StudyView, counts: str) -> tuple[Axis, Axis]:
@@ -37,8 +36,8 @@ def slide(view: StudyView, counts: str) -> float | None:
     low, high = math.floor(min(costs)), math.ceil(max([*costs, view.limit or 0]))
     top = max(high, low + 1)
     start = min(max(view.limit or top, low), top) if counts == view.convention else top
-    if "budget" in st.session_state:
-        st.session_state.budget = min(max(st.session_state.budget, low), top)
+    if not low <= st.session_state.get("budget", low) <= top:
+        del st.session_state.budget  # of another study
     return st.slider(
         f"Budget, TFLOP per 1,000 requests ({'papers’ count' if counts == 'literature' else 'exact'})",
         low,
@@ -60,11 +59,11 @@ def table(view: StudyView, chosen: Picked) -> None:
             (f"quality ({chosen.split})", "quality", chosen.split),
             ("quality (held-out)", "quality", "held-out"),
             ("TFLOP exact", "tflops_exact", None),
-            ("TFLOP literature", "tflops_literature", None),
+            ("TFLOP papers’ count", "tflops_literature", None),
             ("tokens", "visual_tokens", None),
         ):
             found = m.number(figure, split)
-            cells[title] = "–" if found is None else data.value(found).removesuffix(" TFLOP/1000 requests")
+            cells[title] = "–" if found is None else data.value(found).removesuffix(f" {found.unit}")
         lines.append({**cells, "policy": view.described[name]})
 
     def select() -> None:
@@ -79,14 +78,14 @@ def table(view: StudyView, chosen: Picked) -> None:
         on_select=select,
         selection_mode="single-row",
         height="content",
+        column_config={"stands out": st.column_config.TextColumn(width="medium")},
     )
 
 
 @st.fragment
 def page(view: StudyView) -> None:
     """Everything that a click or the slider changes."""
-    bar = st.container(horizontal=True, vertical_alignment="bottom")
-    with bar:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         counts = st.segmented_control(
             "Cost",
             ["literature", "exact"],
@@ -97,17 +96,21 @@ def page(view: StudyView) -> None:
             on_change=lambda: st.session_state.pop("budget", None),
             help="The papers’ count is the decoder’s prefill over visual tokens; exact is all that is executed.",
         )
-        others = [n for n in data.versions() if n != view.row.name]
-        other = st.selectbox(
-            "Compare with", others, index=None, key="other", format_func=data.short, width=280
-        )
         x, y = axes(view, counts)
+        others = [n for n in data.versions() if n != view.row.name]
+        other = None
+        if others:
+            other = st.selectbox(
+                "Compare with", others, index=None, key="other", format_func=data.short, width=260
+            )
     limit = slide(view, counts)
     chosen = data.picked(view, limit, counts)
     if not chosen.names:
         st.info("No finished trial is within this budget yet.", icon=":material/hourglass_empty:")
         return
     name = parts.choose_policy(view, chosen)
+    if name is not None:
+        card(view, chosen, name, limit)
     marks = data.marks(view, x, y, limit, counts, chosen)
     if other:
         theirs = data.study(other)
@@ -128,30 +131,23 @@ def page(view: StudyView) -> None:
         dark=parts.dark(),
     )
     parts.plot(figure, CHART, "Quality against cost", on_select=select, selection_mode="points")
-    card(view, chosen, name, limit)
+    st.caption(
+        "Click a point or tick a row to select its policy. Quality is measured on "
+        f"{parts.plain(view.row.evaluated_on)}, {chosen.split} split (trials not confirmed there: search split); costs "
+        f"are estimated for {parts.plain(view.row.model.get('id', 'the full model'))}. Front: nothing else is both "
+        "better and cheaper by the exact count."
+    )
     table(view, chosen)
 
 
-def card(view: StudyView, chosen: Picked, name: str | None, limit: float | None) -> None:
-    """Show the selected policy and offer it."""
-    if name is None:
-        return
-    with st.container(border=True):
-        st.markdown(f"**{parts.plain(data.sentence(view, chosen, name, limit))}**")
-        with st.container(horizontal=True):
-            parts.download(data.policy_document(view, name))
-            st.page_link(
-                parts.POLICY,
-                label="Look at it",
-                icon=":material/description:",
-                query_params=data.link(view, name),
-            )
-            st.page_link(
-                parts.SEES,
-                label="What it sees",
-                icon=":material/visibility:",
-                query_params=data.link(view, name),
-            )
+def card(view: StudyView, chosen: Picked, name: str, limit: float | None) -> None:
+    """Say what the selected policy is, and offer it."""
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{parts.plain(data.sentence(view, chosen, name, limit), 500)}**", width="stretch")
+        parts.download(data.policy_document(view, name))
+        query = data.link(view, name)
+        st.page_link(parts.POLICY, label="Look at it", icon=":material/description:", query_params=query)
+        st.page_link(parts.SEES, label="What it sees", icon=":material/visibility:", query_params=query)
 
 
 st.title("Front")

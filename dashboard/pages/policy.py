@@ -26,24 +26,26 @@ def headline(view: StudyView, m: Member) -> None:
     with st.container(horizontal=True):
         for label, figure in (
             ("quality", "quality"),
-            ("worst question type", "worst_group"),
+            ("worst group", "worst_group"),
             ("TFLOP exact", "tflops_exact"),
-            ("TFLOP literature", "tflops_literature"),
-            ("visual tokens, mean", "visual_tokens"),
+            ("TFLOP papers’ count", "tflops_literature"),
+            ("visual tokens", "visual_tokens"),
             ("peak memory", "memory_gib"),
         ):
             mine = m.number(figure)
             if mine is None:
                 continue
             theirs = full.number(figure, mine.split) if full else None
+            error = "" if mine.stderr is None else f"± {100 * data.WIDTH * mine.stderr:.1f} · "
+            unit = f" {mine.unit}" if mine.unit == "GiB" else ""
             st.metric(
                 label,
-                data.value(mine).removesuffix(f" {mine.unit}") + (" GiB" if mine.unit == "GiB" else ""),
-                delta=None if theirs is None else f"uncompressed {data.brief(theirs)}",
+                data.brief(mine) + unit,
+                delta=f"{error}{'' if theirs is None else f'full model {data.brief(theirs)}'}" or None,
                 delta_color="off",
                 delta_arrow="off",
                 help=data.written(mine) + f", on {parts.plain(mine.on)}",
-                width=190,
+                width=172,
             )
 
 
@@ -59,7 +61,7 @@ def answers(view: StudyView, name: str) -> None:
             data.short(c.group, 40),
             c.n,
             c.quality,
-            c.reference,
+            c.uncompressed,
             None if c.drop.high is None else -c.drop.high,
             None if c.drop.low is None else -c.drop.low,
             c.flips.right_to_wrong,
@@ -88,13 +90,14 @@ def leave(view: StudyView, name: str) -> None:
     """Offer the document, its use, and the commands that check it."""
     policy = data.policy_document(view, name)
     parts.download(policy)
-    st.code(USE, language="python")
+    st.code(USE, language="python", wrap_lines=True)
     st.caption("Measure it on more examples, then on your weights and data:")
     model = shlex.quote(data.short(str(view.row.spec.get("model") or view.row.model.get("id") or "MODEL")))
     st.code(
         f"autotc eval --policy policy.json --model {model} --examples 2048\n"
         "autotc verify policy.json --model FOLDER --data my.jsonl",
         language="bash",
+        wrap_lines=True,
     )
     text = policy.json_text()
     with st.expander("JSON and provenance"):
@@ -105,13 +108,15 @@ def leave(view: StudyView, name: str) -> None:
 
 
 st.title("Policy")
-view = parts.choose_study()
-name = parts.choose_policy(view, data.picked(view, view.limit))
+first, second = st.columns([1, 2])
+with first:
+    view = parts.choose_study()
+with second:
+    name = parts.choose_policy(view, data.picked(view, view.limit))
 if name is None:
     st.info("No trial of this study is finished yet.", icon=":material/hourglass_empty:")
     st.stop()
 m, full = view.members[name], view.uncompressed
-st.markdown(f"#### {parts.plain(view.described[name])}")
 headline(view, m)
 st.divider()
 left, right = st.columns([3, 2], gap="large")

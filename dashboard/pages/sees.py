@@ -39,7 +39,7 @@ def example(found: Pictures, looked: Looked, folder: str, wide: bool) -> None:
         shown = [(looked.file, "the image")]
         for stage, seen in zip(found.stages, looked.stages, strict=True):
             merged = f", {seen.merged} merged" if seen.merged else ""
-            shown.append((seen.file, f"{parts.plain(stage)}: {seen.kept} of {looked.tokens}{merged}"))
+            shown.append((seen.file, f"{parts.plain(stage)}: {seen.kept} of {looked.tokens} tokens{merged}"))
         for file, caption in shown:
             st.image(f"{folder}/{file}", caption=caption, width=200 if wide else 160, alt=caption)
     was = "right" if looked.right_before >= 0.5 else "wrong"
@@ -50,9 +50,10 @@ def example(found: Pictures, looked: Looked, folder: str, wide: bool) -> None:
 
 
 st.title("What it sees")
-view = parts.choose_study()
+zero, one, two = st.columns([1, 1.4, 1.4])
+with zero:
+    view = parts.choose_study()
 chosen = data.picked(view, view.limit)
-one, two = st.columns(2)
 with one:
     name = parts.choose_policy(view, chosen)
 if name is None:
@@ -85,7 +86,7 @@ only = st.segmented_control(
     label_visibility="collapsed",
 )
 st.caption(f"{LEGEND} Ran on {parts.plain(there[0][1].on)}, {there[0][1].split} examples.")
-for looked in there[0][1].examples:
+for looked in sorted(there[0][1].examples, key=lambda e: e.before == e.after):
     mine = [(n, f, next((e for e in f.examples if e.id == looked.id), None)) for n, f in there]
     if only != "all" and not any(e and e.before != e.after for _, _, e in mine):
         continue

@@ -1,0 +1,59 @@
+"""Stores that pages are opened on, and the pages themselves without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+streamlit = pytest.importorskip("streamlit")
+from streamlit.testing.v1 import AppTest  # noqa: E402
+
+from autotc.store.sample import fill  # noqa: E402
+
+APP = Path(__file__).parents[2] / "dashboard" / "app.py"
+PAGES = ("studies", "front", "policy", "sees", "methods", "runs")
+TITLES = {"sees": "What it sees"}
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two studies of 40 trials; the second is running."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('small')}/autotc.db"
+    fill(url, studies=2, trials=40)
+    return url
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """10,000 trials in 20 studies."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('large')}/autotc.db"
+    fill(url, studies=20, trials=500)
+    return url
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Open a page on a database; returns the page as it was drawn."""
+    monkeypatch.delenv("AUTOTC_PASSWORD_FILE", raising=False)
+    monkeypatch.delenv("AUTOTC_PICTURES", raising=False)
+
+    def open_(url: str, page: str = "studies", **query: str) -> AppTest:
+        monkeypatch.setenv("AUTOTC_STORAGE", url)
+        at = AppTest.from_file(str(APP), default_timeout=120)
+        for name, value in query.items():
+            at.query_params[name] = value
+        at.run()
+        return at if page == "studies" else at.switch_page(f"pages/{page}.py").run()
+
+    yield open_
+    streamlit.cache_data.clear()
+    streamlit.cache_resource.clear()
+
+
+def title(page: str) -> str:
+    """What a page is headed."""
+    return TITLES.get(page, page.capitalize())
