@@ -100,9 +100,9 @@ def _power(study: dict[str, Any]) -> str:
     least = f"at least {min(enough)} of {pairs} must be right" if enough else "no order can pass"
     return (
         f"What {pairs} pairs over {methods} methods can show is little. An order of the methods that is the same at "
-        f"all budgets has {told}: {least}. So failing means that a proxy's worth has not been shown, not that its order is "
-        "worthless. The tables support no sharper test: independent measurements of the same methods are few and "
-        "contradict each other."
+        f"all budgets has {told}: {least}. So failing means that a proxy's worth has not been shown, not that its "
+        "order is worthless. The tables support no sharper test: independent measurements of the same methods are few "
+        "and contradict each other."
     )
 
 
@@ -116,8 +116,8 @@ def _why(study: dict[str, Any]) -> str:
         "Where proxies and tables are furthest apart (mean absolute difference of retention, points): "
         + "; ".join(told)
         + ". Probably because the generated scenes ask for small things in all places, so "
-        "that tokens left out without looking cost far more than on the papers' benchmarks. The generator was not tuned "
-        "to change that."
+        "that tokens left out without looking cost far more than on the papers' benchmarks. The generator was not "
+        "tuned to change that."
     )
 
 

@@ -161,13 +161,17 @@ def judge(found: dict[str, Any], p: float) -> None:
     found["passed"] = None if met and found["tested_on"] != "its family" else met
     pairs, right = test["concordance"]["n"], test["concordance"]["value"]
     where = "" if found["tested_on"] == "its family" else " on other models (its own family has too few)"
-    said = (
-        f"of {pairs} pairs of published methods that independent measurements settle{where}, {found['proxy']} has the "
-        f"better one ahead in {100 * right:.0f} % (needed: 80 %; p = {p:.2g}, needed: below 0.05); where sources can "
-        f"be held out, real models agree in {100 * ceiling['value']:.0f} % of the cases and it in {100 * mine:.0f} %"
+    name = found["proxy"]
+    head = {
+        True: f"{name} passed its calibration",
+        False: f"{name} is a {DEMO}, as it failed its calibration",
+        None: f"{name} is a {DEMO}, as its calibration could not be made on its own family",
+    }[found["passed"]]
+    found["text"] = (
+        f"{head}: of {pairs} pairs of published methods that independent measurements settle{where}, it has the better "
+        f"one ahead in {100 * right:.0f} % (needed: 80 %; p = {p:.2g}, needed: below 0.05); where sources can be held "
+        f"out, real models agree in {100 * ceiling['value']:.0f} % of the cases and it in {100 * mine:.0f} %."
     )
-    head = {True: "Calibration passed", False: f"Calibration failed, so this is a {DEMO}"}
-    found["text"] = f"{head.get(found['passed'], f'Not tested on its family, so this is a {DEMO}')}: {said}."
 
 
 def verdicts(study: dict[str, Any]) -> dict[str, Any]:
