@@ -109,11 +109,19 @@ def outcomes_from_columns(
     return Outcomes(split, on, metric, **arrays, trace=list(trace))
 
 
+def shared(one: Outcomes, other: Outcomes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places in both of the examples that both have, in the order of `one`."""
+    n = len(one)
+    if np.array_equal(one.id, other.id[:n]):
+        return np.arange(n), np.arange(n)
+    at = {name: i for i, name in enumerate(other.id.tolist())}
+    mine = [i for i, name in enumerate(one.id.tolist()) if name in at]
+    return np.array(mine, int), np.array([at[one.id[i]] for i in mine], int)
+
+
 def paired(one: Outcomes, other: Outcomes, column: str = "correct") -> tuple[float, float | None, int]:
     """Return mean, clustered standard error and n of `one` minus `other` over the examples both have."""
-    at = {name: i for i, name in enumerate(other.id.tolist())}
-    mine = np.array([i for i, name in enumerate(one.id.tolist()) if name in at], dtype=int)
-    theirs = np.array([at[name] for name in one.id[mine].tolist()], dtype=int)
+    mine, theirs = shared(one, other)
     return mean(getattr(one, column)[mine] - getattr(other, column)[theirs], one.image[mine])
 
 

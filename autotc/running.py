@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from autotc.adapter import ModelSource, resolve_model
 from autotc.calibration import named, verdict
 from autotc.errors import ModelError
@@ -42,13 +44,13 @@ def search(options: dict[str, Any], quiet: bool) -> Result:
     """
     spec = SearchSpec.from_options(options)
     setting = prepare(spec)
-    store = Store(spec.storage)
-    if not quiet:
-        for note in setting.notes:
-            console.print(note)
-    with SearchProgress(quiet) as progress:
-        result = Study(spec, store, setting, progress, STARTED).run()
-    said = () if quiet else setting.notes
+    progress = SearchProgress(quiet)
+    study = Study(spec, Store(spec.storage), setting, progress, STARTED)
+    said = () if quiet else (*setting.notes, study.power)
+    for note in said:
+        console.print(note)
+    with progress:
+        result = study.run()
     return replace(result, notes=tuple(note for note in result.notes if note not in said))
 
 
@@ -272,8 +274,8 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
     if view is not None:
         view.print()
     console.print()
-    for claim in result.claims:
-        console.print(claim.text)
+    for line in (*(claim.text for claim in result.claims), *result.no_claims):
+        console.print(escape(line), soft_wrap=True)
     if result.disagreement:
         console.print(result.disagreement)
     judged = verdict(view.evaluated_on) if view is not None else None

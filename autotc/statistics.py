@@ -138,9 +138,16 @@ def p_value(found: Interval, null: float = 0.0) -> float | None:
     if centre_error is None:
         return None
     centre, error = centre_error
-    if error == 0:
-        return 1.0 if centre == null else 0.0
-    return float(2 * stats.t.sf(abs(centre - null) / error, found.clusters - 1))
+    return p_of(centre - null, error, found.clusters)
+
+
+def p_of(difference: float, stderr: float | None, clusters: int) -> float:
+    """Return the two-sided p value of a difference from its clustered standard error; 1 where there is no error."""
+    if stderr is None or clusters < 2:
+        return 1.0
+    if stderr == 0:
+        return 1.0 if difference == 0 else 0.0
+    return float(2 * stats.t.sf(abs(difference) / stderr, clusters - 1))
 
 
 def _student(found: Interval) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotc._outcomes import Outcomes
+from autotc._outcomes import Outcomes, shared
 from autotc.statistics import e_value
 
 ALPHA = 0.02
@@ -33,7 +33,7 @@ def evidence(candidate: Outcomes, incumbent: Outcomes) -> float:
         candidate: outcomes on some examples; scores lie in [0, 1].
         incumbent: outcomes on all examples of the split.
     """
-    mine, theirs = _shared(candidate, incumbent)
+    mine, theirs = shared(candidate, incumbent)
     _, first, index = np.unique(candidate.image[mine], return_index=True, return_inverse=True)
     differences = np.bincount(index, weights=incumbent.correct[theirs] - candidate.correct[mine])
     met = np.argsort(first)  # questions of an image are one bet, images come in the order they were met in
@@ -42,20 +42,10 @@ def evidence(candidate: Outcomes, incumbent: Outcomes) -> float:
 
 def gap(candidate: Outcomes, incumbent: Outcomes) -> float:
     """Return how much higher the incumbent scores on the examples both have, the mean over examples."""
-    mine, theirs = _shared(candidate, incumbent)
+    mine, theirs = shared(candidate, incumbent)
     return float(np.mean(incumbent.correct[theirs] - candidate.correct[mine])) if len(mine) else 0.0
 
 
 def dominated(candidate: Outcomes, incumbent: Outcomes, alpha: float = ALPHA) -> bool:
     """Whether the candidate can be stopped: the evidence against it reached 1 / alpha."""
     return evidence(candidate, incumbent) >= 1 / alpha
-
-
-def _shared(candidate: Outcomes, incumbent: Outcomes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places in both of the examples that both have, in the candidate's order."""
-    n = len(candidate)
-    if np.array_equal(candidate.id, incumbent.id[:n]):
-        return np.arange(n), np.arange(n)
-    at = {name: i for i, name in enumerate(incumbent.id.tolist())}
-    mine = [i for i, name in enumerate(candidate.id.tolist()) if name in at]
-    return np.array(mine, int), np.array([at[candidate.id[i]] for i in mine], int)

@@ -3,72 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-from autotc._outcomes import paired
 from autotc.export import Member, member
 from autotc.pareto import non_dominated
+from autotc.search._claims import Claim, Comparison, conclude, power, spread
 from autotc.search._session import SURVIVABLE, Board, Session
 from autotc.search.objectives import COST, QUALITY
 from autotc.store import TrialRow
 
 MOST_CANDIDATES = 12
-LEVEL = 0.95
 BASELINES = ("random", "downsample")
 FIRST = ("uncompressed", *BASELINES)
 PRESETS_ON_SELECTION = 4  # the likeliest rivals; the other presets follow while there is time
 MOST_OF_TIME = 0.6
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The best member of the front against one reference that costs no less, both on the held-out split.
-
-    Args:
-        rival: label of the reference.
-        why: how the rival was chosen.
-        trial: number of the member: the best on selection among those within the rival's exact cost.
-        difference: quality of the member less that of the rival, paired by example.
-        stderr: its standard error, clustered by image.
-        low, high: confidence interval of the difference, 95 % for all claims of the report together.
-        n: examples.
-        cost, rival_cost: TFLOP per 1,000 requests by the exact convention.
-        looks: how often the held-out split had been looked at when this was computed.
-    """
-
-    rival: str
-    why: str
-    trial: int
-    difference: float
-    stderr: float | None
-    low: float | None
-    high: float | None
-    n: int
-    cost: float
-    rival_cost: float
-    looks: int
-
-    @property
-    def text(self) -> str:
-        """One plain sentence."""
-        verdict = "no clear difference"
-        if self.low is not None and self.high is not None and (self.low > 0 or self.high < 0):
-            verdict = "better" if self.low > 0 else "worse"
-        elif self.low == self.high == 0:
-            verdict = "the same answers on every example"
-        band = (
-            ""
-            if self.low is None or self.high is None
-            else f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-        )
-        return (
-            f"trial {self.trial} against {self.rival} ({self.why}): {100 * self.difference:+.1f}{band} "
-            f"points on {self.n} held-out examples "
-            f"at {self.cost / self.rival_cost:.0%} of its exact cost: {verdict}"
-        )
 
 
 class Report:
@@ -202,43 +151,56 @@ class Report:
         references = self._in_order([r for r in rows if r.role == "reference"])
         return tuple(member(r) for r in front), tuple(member(r) for r in references), split
 
-    def claims(self) -> tuple[Claim, ...]:
-        """Compare the front with the best preset, random tokens and smaller images, each at its exact cost.
+    def claims(self) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
+        """Compare the front with the best preset, the baselines and the uncompressed model, each at its exact cost.
 
         The rival preset and the members are chosen on selection; the differences are those on held-out.
+
+        Returns:
+            The claims, and a line for each that cannot be made, with the reason.
         """
         rows = self._rows()
         front = [r for r in self.front(rows) if r.number_of(QUALITY.name, "held-out")]
-        rivals = [
-            (r, "baseline" if r.label in BASELINES else "best preset on selection")
-            for r in self._rivals(rows)
-            if r.policy.stages and r.number_of(QUALITY.name, "held-out")
-        ]
-        pairs = [(self._against(front, rival), rival, why) for rival, why in rivals]
-        pairs = [p for p in pairs if p[0] is not None]
+        rivals = [r for r in self._rivals(rows) if r.number_of(QUALITY.name, "held-out")]
+        if not front or not rivals:
+            missing = "the front" if not front else "what it would be compared with"
+            return (), (f"No claim is made: {missing} was not measured on held-out examples",)
+        number = front[0].number_of(QUALITY.name, "held-out")
+        if number is not None and number.unit == "agreement":
+            return (), (
+                "No claim is made: the data has no answers, so quality is agreement with the uncompressed model, and "
+                "agreeing is not being right. Give answers in --data",
+            )
+        comparisons, refused = [], []
+        for rival in rivals:
+            mine = self._against(front, rival)
+            if mine is None:
+                refused.append(
+                    f"No claim against {_name(rival)}: no member of the front costs as little by the exact count "
+                    f"({rival.costs[COST.name]:.4g} TFLOP per 1,000 requests)"
+                )
+                continue
+            outcomes = (self.session.outcomes(row.id, "held-out") for row in (mine, rival))
+            costs = (mine.costs[COST.name], rival.costs[COST.name])
+            comparisons.append(Comparison(mine.number or 0, _name(rival), _why(rival), *costs, *outcomes))
         looks = len(self.session.store.looks(self.session.name, "held-out"))
-        return tuple(self._claim(mine, rival, why, len(pairs), looks) for mine, rival, why in pairs if mine)
+        claims, few = conclude(comparisons, looks)
+        return claims, (*refused, *few)
 
-    def _claim(self, mine: TrialRow, rival: TrialRow, why: str, claims: int, looks: int) -> Claim:
-        session = self.session
-        difference, stderr, n = paired(
-            session.outcomes(mine.id, "held-out"), session.outcomes(rival.id, "held-out")
-        )
-        # Bonferroni: the intervals hold together
-        width = None if stderr is None else NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * claims)) * stderr
-        return Claim(
-            rival=_name(rival),
-            why=why,
-            trial=mine.number or 0,
-            difference=difference,
-            stderr=stderr,
-            low=None if width is None else difference - width,
-            high=None if width is None else difference + width,
-            n=n,
-            cost=mine.costs[COST.name],
-            rival_cost=rival.costs[COST.name],
-            looks=looks,
-        )
+    def power(self) -> str:
+        """Say which difference the held-out examples will show; the spread is the stored one where there is one."""
+        session, wanted = self.session, self.session.spec.heldout_examples
+        there = session.store.study(session.name)
+        rows = [] if there is None else self._rows()
+        measured = None
+        for split in ("held-out", "selection", "search"):
+            have = [r for r in rows if r.number_of(QUALITY.name, split) is not None and r.policy.stages]
+            plain = next((r for r in have if r.label == "random"), None)
+            if plain is not None and len(have) > 1:
+                others = [session.outcomes(r.id, split) for r in have if r is not plain]
+                measured = spread(others, session.outcomes(plain.id, split))
+                break
+        return power(session.available("held-out", wanted), wanted, measured)
 
     def _rivals(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
         """Return what the front is compared with on held-out: the best preset on selection, the baselines, and
@@ -318,3 +280,9 @@ def _quality(row: TrialRow, split: str) -> float:
 
 def _name(row: TrialRow) -> str:
     return f"trial {row.number}" if row.role == "trial" else str(row.label)
+
+
+def _why(rival: TrialRow) -> str:
+    if not rival.policy.stages:
+        return "every token"
+    return "baseline" if rival.label in BASELINES else "best preset on selection"

@@ -7,19 +7,21 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from autotc.anatomy import Anatomy
 from autotc.errors import SpecError
 from autotc.export import Member
 from autotc.recommend import Recommendation, recommend
+from autotc.search._claims import Claim
 from autotc.search._clock import Clock, Profile
 from autotc.search._fidelity import Screen
 from autotc.search._inverse import encode
 from autotc.search._ledger import Ledger
 from autotc.search._loop import Loop
 from autotc.search._references import references
-from autotc.search._report import Claim, Report
+from autotc.search._report import Report
 from autotc.search._session import SURVIVABLE, Board, Evaluates, Progress, Session
 from autotc.search._workers import Crew
 from autotc.search.objectives import QUALITY
@@ -75,7 +77,8 @@ class Result:
         front: Pareto-optimal trials within the limits, cheapest first, policies for the full model.
         split: the split the front rests on.
         references: the uncompressed model, baselines and presets.
-        claims: the front against the best preset and the baselines, on held-out.
+        claims: the front against the best preset, the baselines and the uncompressed model, on held-out.
+        no_claims: lines on what cannot be claimed, and why.
         disagreement: where the two conventions name different winners.
         looks: looks at the held-out split so far.
         trials, total: finished and wanted.
@@ -103,6 +106,7 @@ class Result:
     notes: tuple[str, ...] = ()
     next: tuple[str, ...] = ()
     recommendation: Recommendation | None = None
+    no_claims: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -115,6 +119,7 @@ class Result:
             "front": [m.as_dict() for m in self.front],
             "references": [m.as_dict() for m in self.references],
             "claims": claims,
+            "no_claims": list(self.no_claims),
             "disagreement": self.disagreement,
             "looks": self.looks,
             "trials": self.trials,
@@ -183,6 +188,11 @@ class Study:
         self._report = Report(self._session)
         self._board = Board()
 
+    @cached_property
+    def power(self) -> str:
+        """A line on the smallest difference that the held-out examples will show, to be read before the run."""
+        return self._report.power()
+
     def run(self) -> Result:
         """Go on with the study of this name, or start it; a finished one is answered from the store.
 
@@ -198,6 +208,7 @@ class Study:
         if there is not None and there.state == "finished" and finished >= self.spec.trials:
             self._create()  # the limits of this run are now those the front is shown under
             return self._result("finished", finished, finished)
+        self._session.notes.append(self.power)
         self._create()
         before = finished
         state = "interrupted"
@@ -318,6 +329,7 @@ class Study:
     def _result(self, state: str, trials: int, before: int) -> Result:
         session = self._session
         front, refs, split = self._report.members()
+        claims, no_claims = self._report.claims()
         return Result(
             study=self.name,
             state=state,
@@ -325,7 +337,8 @@ class Study:
             front=front,
             split=split,
             references=refs,
-            claims=self._report.claims(),
+            claims=claims,
+            no_claims=no_claims,
             disagreement=self._report.disagreement(),
             looks=len(self.store.looks(self.name, "held-out")),
             trials=trials,
