@@ -301,7 +301,7 @@ def picture(boards: Sequence[Board]) -> DotChart:
                     Dots(f"{round(row.share * board.tokens)} tokens", row.quality[0], row.quality[1])
                 )
         order = sorted(methods, key=lambda name: -_gain(board, name))
-        title = f"{board.model} costs, measured on {named(board.on)}"
+        title = f"{board.model} costs,\nmeasured on {named(board.on)}"
         panels.append((title, {name: methods[name] for name in order}, ("uncompressed", whole.quality[0])))
     return DotChart(
         "Published methods at equal exact cost", "accuracy on held-out examples", panels, BASELINES
