@@ -12,14 +12,17 @@ from torch import Tensor
 from autotc._batches import make_inputs, new_batch
 from autotc.apply import Compression, prefill
 from autotc.assignment import Assignment
+from autotc.errors import ModelError, SpecError
 from autotc.pictures import Looked, Pictures, Seen, described, drawn, fitted, write
 from autotc.policy import Policy
+from autotc.registry import nearest
+from autotc.task import SPLITS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from autotc.evaluate import Evaluator
-    from autotc.task import Example, Split
+    from autotc.task import Example, Split, Task
 
 EXAMPLES = 12
 Targets = list[int | None]
@@ -154,3 +157,54 @@ def _visible(image: Any, square: bool) -> Any:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
+
+
+def of_policy(model: str, policy: Policy | None, task: Task, split: str, n: int, storage: str | None) -> Path:
+    """Draw what one policy keeps on a folder's weights, or on the proxy of an alias; return the folder.
+
+    Raises:
+        SpecError: no policy was given; an unknown model or split; neither weights nor a proxy.
+    """
+    from autotc.adapter import resolve_model
+    from autotc.evaluate import Evaluator
+    from autotc.pictures import folder
+    from autotc.proxies import proxy_folder
+
+    if policy is None:
+        raise SpecError("--pictures: give the --policy to draw; without one every token is kept")
+    if split not in SPLITS:
+        raise SpecError(f"--split: {split!r} is not known. {nearest(split, SPLITS)}")
+    source = resolve_model(model)
+    weights = source.folder if source.weights else proxy_folder(source.family)
+    if weights is None:
+        raise ModelError(
+            f"--model: no weights of {source.id} on this machine; give the folder that holds them"
+        )
+    on = source.id if source.weights else f"proxy:{weights.name}"
+    return make(folder(storage), Evaluator(weights, task, on=on), [policy], split, n)[0]
+
+
+def of_study(storage: str | None, study: str) -> list[Path]:
+    """Draw the policies of a study that were measured on held-out data, where its small model is at hand.
+
+    Real weights are not loaded again for pictures; `autotc eval --pictures` does that when it is asked to.
+
+    Returns:
+        The folders; none where the study was evaluated on real weights.
+    """
+    from autotc.evaluate import Evaluator
+    from autotc.pictures import folder
+    from autotc.proxies import proxy_folder
+    from autotc.running import make_task
+    from autotc.store import Store
+
+    store = Store(storage)
+    row = store.study(study)
+    proxy = None if row is None else proxy_folder(str(row.model.get("family")))
+    if row is None or proxy is None or row.evaluated_on != f"proxy:{proxy.name}":
+        return []
+    trials = [t for t in store.trials(study) if t.number_of("quality", "held-out") is not None]
+    policies = {t.policy.id: t.policy for t in trials}
+    task = make_task(row.spec.get("data"), bool(row.spec.get("skip_bad")))
+    evaluator = Evaluator(proxy, task, threads=1, on=row.evaluated_on)
+    return make(folder(storage), evaluator, list(policies.values()))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Device, Json, Model, WorkloadOption, print_json
+from autotc.cli.options import Device, Json, Model, Storage, WorkloadOption, print_json, say
 from autotc.errors import SpecError
 
 
@@ -68,6 +68,11 @@ def eval_(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
     ] = False,
+    pictures: Annotated[
+        int,
+        typer.Option("--pictures", min=0, help="Draw what is kept of so many images, for the dashboard."),
+    ] = 0,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Measure a policy on data: task score, agreement with the uncompressed model, and what the average hides.
@@ -84,6 +89,11 @@ def eval_(
     measured = measure(
         model, load_policy(policy) if policy else None, task, split, examples, free_running=free_running
     )
+    if pictures:
+        from autotc.picturing import of_policy
+
+        drawn = of_policy(model, load_policy(policy) if policy else None, task, split, pictures, storage)
+        say(f"Pictures: {drawn} (shown by: autotc dashboard)")
     if as_json:
         print_json(measured.as_dict())
     else:

@@ -115,6 +115,14 @@ def search(
         print_json(result.as_dict())
     else:
         running.print_result(result, storage, profile)
+    if result.state == "finished" and result.ran:
+        from autotc.picturing import of_study
+
+        drawn = of_study(storage, result.study)
+        if drawn:
+            say(
+                f"Pictures of what {len(drawn)} policies keep: {drawn[0].parent} (shown by: autotc dashboard)"
+            )
     if result.state == "interrupted":
         raise typer.Exit(130)
 
@@ -147,7 +155,7 @@ def front(
         view.chart().write(path)
         say(f"wrote {path}")
     if as_json:
-        print_json([m.as_dict() for m in (*view.front, *(view.references if with_references else ()))])
+        print_json([view.as_dict(m) for m in (*view.front, *(view.references if with_references else ()))])
     else:
         view.print()
 

@@ -117,9 +117,8 @@ class Reader(Store):
                 one = Glance(number, [], {name: cost[name] for name in costs if name in cost})
                 found.setdefault(study, []).append(one)
                 by_id[id_] = one
-            for id_, *figure in connection.execute(figures):
+            for id_, split, value, stderr, n in connection.execute(figures):
                 if id_ in by_id:  # not one that finished between the two statements
-                    split, value, stderr, n = figure
                     by_id[id_].qualities.append((split, value, stderr, n))
         return found
 
