@@ -8,6 +8,7 @@ goes on with the next limit and more trials, and the presets are scaled to each.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from autotc.verify import verify
 from autotc.weights import fingerprint
 
 OF = 576  # the papers' number of tokens, which names the budgets
+OWN = "real-"  # begins the names of the studies made here
 BASELINES = ("uncompressed", "random", "downsample")
 
 
@@ -126,7 +128,11 @@ def run(asked: Asked, say: Callable[[str], None]) -> Real:
     task = make_task(asked.data, asked.skip_bad)
     asked.out.mkdir(parents=True, exist_ok=True)
     found = Real(asked, pair.source.id)
-    log = _Log(asked, (fingerprint(pair.folder), task.fingerprint))
+    keys = (fingerprint(pair.folder), task.fingerprint)
+    log = _Log(asked, keys)
+    # other weights under the same path are another study
+    digest = hashlib.sha256(" ".join((*keys, str(asked.examples))).encode()).hexdigest()[:8]
+    study = f"{OWN}{pair.folder.name.lower()}-{digest}"
     say("1/3 verify")
     given = asked.policy or _best_so_far(asked, pair, say)
     if given is not None:
@@ -143,7 +149,7 @@ def run(asked: Asked, say: Callable[[str], None]) -> Real:
         say(
             f"{tokens} of {OF} tokens: at most {limit:.1f} TFLOP per 1,000 requests, {number * asked.trials} trials"
         )
-        budget = _budget(asked, tokens, limit, number)
+        budget = _budget(asked, study, tokens, limit, number)
         found.budgets.append(budget)
         if budget.chosen is not None:
             path = asked.out / f"policy-{tokens}.json"
@@ -172,6 +178,7 @@ def _best_so_far(asked: Asked, pair: Pair, say: Callable[[str], None]) -> Path |
         s
         for s in store.studies()
         if (s.model.get("family"), s.model.get("decoder_layers")) == (full.family, full.decoder.layers)
+        and not s.name.startswith(OWN)
     ]
     path = asked.out / "policy-given.json"
     if path.is_file():  # chosen by an earlier run, which is what makes a second one repeat it
@@ -187,10 +194,11 @@ def _best_so_far(asked: Asked, pair: Pair, say: Callable[[str], None]) -> Path |
     return None
 
 
-def _budget(asked: Asked, tokens: int, limit: float, number: int) -> Budget:
+def _budget(asked: Asked, study: str, tokens: int, limit: float, number: int) -> Budget:
     options = {
         "model": asked.model,
         "data": asked.data,
+        "study": study,
         "max_tflops": limit,
         "evaluate_on": "full",
         "trials": number * asked.trials,
