@@ -5,8 +5,10 @@
 
 from autotc.charts.dots import DotChart, Dots
 from autotc.charts.figures import (
+    Difference,
     Group,
     cost_parts,
+    differences,
     group_quality,
     hypervolume_history,
     tokens_by_depth,
@@ -18,6 +20,7 @@ from autotc.charts.static import svg
 __all__ = [
     "COLOURS",
     "PARTS",
+    "Difference",
     "DotChart",
     "Dots",
     "FrontChart",
@@ -26,6 +29,7 @@ __all__ = [
     "Point",
     "Role",
     "cost_parts",
+    "differences",
     "group_quality",
     "hypervolume_history",
     "svg",

@@ -36,6 +36,52 @@ class Group:
     wrong_to_right: int
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A difference of scores with its interval, shares of one.
+
+    Args:
+        name: what is compared with what.
+        value, low, high: of the difference.
+        verdict: in words.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    verdict: str
+
+
+def differences(rows: Sequence[Difference]) -> Any:
+    """Return the Plotly figure of differences with their intervals, one row each, and the line of no difference."""
+    figure = _figure("", "difference of scores", "")
+    figure.add_vline(x=0, line={"width": 1.5, "dash": "dot", "color": COLOURS["limit"]})
+    figure.add_scatter(
+        x=[r.value for r in rows],
+        y=[escape(r.name) for r in rows],
+        error_x={
+            "array": [r.high - r.value for r in rows],
+            "arrayminus": [r.value - r.low for r in rows],
+            "thickness": 1,
+            "width": 3,
+        },
+        mode="markers+text",
+        text=[escape(r.verdict) for r in rows],
+        textposition="top center",
+        marker={"size": 9, "color": COLOURS["front"]},
+        hovertext=[
+            f"{escape(r.name)}<br>{r.value:+.1%} [{r.low:+.1%}, {r.high:+.1%}]<br>{escape(r.verdict)}"
+            for r in rows
+        ],
+        hoverinfo="text",
+        showlegend=False,
+    )
+    figure.update_xaxes(tickformat="+.0%")
+    figure.update_yaxes(autorange="reversed", type="category")
+    return figure
+
+
 def tokens_by_depth(policy: Policy, tokens: float, kept: Sequence[float] | None = None) -> Any:
     """Return the Plotly figure of how many visual tokens are alive at each depth, every stage labelled.
 
@@ -125,7 +171,8 @@ def cost_parts(bars: Mapping[str, Mapping[str, float]], unit: str = "TFLOP per 1
 def group_quality(groups: Sequence[Group], policy: str = "policy", reference: str = "uncompressed") -> Any:
     """Return the Plotly figure of the score of every question group, with and without the policy, and the flips.
 
-    The bar on the policy's score is the interval of the paired change, so it can be compared with the other mark.
+    The bar on the policy's score is the interval of the paired change, cut at 0 and 1, so it can be compared with the
+    other mark.
     """
     figure = _figure("", "score", "")
     names = [f"{escape(g.name)} (n {g.n})" for g in groups]
@@ -144,8 +191,10 @@ def group_quality(groups: Sequence[Group], policy: str = "policy", reference: st
         x=[g.quality for g in groups],
         y=names,
         error_x={
-            "array": [0.0 if g.high is None else g.reference + g.high - g.quality for g in groups],
-            "arrayminus": [0.0 if g.low is None else g.quality - g.reference - g.low for g in groups],
+            "array": [0.0 if g.high is None else min(1.0, g.reference + g.high) - g.quality for g in groups],
+            "arrayminus": [
+                0.0 if g.low is None else g.quality - max(0.0, g.reference + g.low) for g in groups
+            ],
             "thickness": 1,
             "width": 3,
         },

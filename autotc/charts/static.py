@@ -262,7 +262,8 @@ class _Canvas:
                         self.left - 7, b + 4, text
                     )
                 )
-        middle = (self.left + self.width - self.right) / 2
+        half = LETTER * len(_plain(self.layout.xaxis.title.text or "")) / 2
+        middle = min((self.left + self.width - self.right) / 2, self.width - half)
         name = Markup('<text class="axis mid" x="{:.1f}" y="{:.1f}">{}</text>')
         parts.append(name.format(middle, floor + 36, _plain(self.layout.xaxis.title.text or "")))
         if self.layout.yaxis.title.text:
@@ -357,7 +358,7 @@ def _ticks(low: float, high: float, wanted: int) -> list[float]:
     """Return round numbers between two values, at most about as many as wanted."""
     rough = (high - low) / max(1, wanted)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.75)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -365,8 +366,9 @@ def _ticks(low: float, high: float, wanted: int) -> list[float]:
 def _tick(value: float, spec: str | None, ticks: Sequence[float]) -> str:
     step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else abs(value) or 1.0
     if spec and spec.endswith("%"):
-        return f"{value:.{max(0, -math.floor(math.log10(100 * step) + 1e-9))}%}"
-    return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+        sign = "+" if spec.startswith("+") and value else ""
+        return f"{value:{sign}.{max(0, -math.floor(math.log10(100 * step) + 1e-9))}%}".replace("-", "−")
+    return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}".replace("-", "−")
 
 
 def _plain(text: Any) -> str:

@@ -8,13 +8,13 @@ import numpy as np
 
 from autotc.export import Member, member
 from autotc.pareto import non_dominated
-from autotc.search._claims import Claim, Comparison, conclude, power, spread
+from autotc.search._claims import Claim
+from autotc.search._comparisons import BASELINES, called, claims, detectable, disagreement, quality, rivals
 from autotc.search._session import SURVIVABLE, Board, Session
 from autotc.search.objectives import COST, QUALITY
 from autotc.store import TrialRow
 
 MOST_CANDIDATES = 12
-BASELINES = ("random", "downsample")
 FIRST = ("uncompressed", *BASELINES)
 PRESETS_ON_SELECTION = 4  # the likeliest rivals; the other presets follow while there is time
 MOST_OF_TIME = 0.6
@@ -63,7 +63,7 @@ class Report:
         final_s = (len(chosen) + len(FIRST) + 1) * spec.heldout_examples * session.clock.seconds_an_example
         self._pass("selection", spec.selection_examples, [*chosen, *references], needed, board, final_s)
         rows = self._rows()
-        compared = [*self.front(rows), *self._rivals(rows)]
+        compared = [*self.front(rows), *rivals(rows, self._within)]
         self._pass("held-out", spec.heldout_examples, compared, len(compared), board)
         front = self.front(self._rows())
         if front:
@@ -127,7 +127,7 @@ class Report:
                     numbers = session.evaluator.numbers(outcomes)
             except SURVIVABLE as error:
                 session.notes.append(
-                    f"{_name(row)} could not be measured on {split}: {session.failed(error)}"
+                    f"{called(row)} could not be measured on {split}: {session.failed(error)}"
                 )
                 continue
             session.failures = 0
@@ -152,95 +152,20 @@ class Report:
         return tuple(member(r) for r in front), tuple(member(r) for r in references), split
 
     def claims(self) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
-        """Compare the front with the best preset, the baselines and the uncompressed model, each at its exact cost.
-
-        The rival preset and the members are chosen on selection; the differences are those on held-out.
-
-        Returns:
-            The claims, and a line for each that cannot be made, with the reason.
-        """
-        rows = self._rows()
-        front = [r for r in self.front(rows) if r.number_of(QUALITY.name, "held-out")]
-        rivals = [r for r in self._rivals(rows) if r.number_of(QUALITY.name, "held-out")]
-        if not front or not rivals:
-            missing = "the front" if not front else "what it would be compared with"
-            return (), (f"No claim is made: {missing} was not measured on held-out examples",)
-        number = front[0].number_of(QUALITY.name, "held-out")
-        if number is not None and number.unit == "agreement":
-            return (), (
-                "No claim is made: the data has no answers, so quality is agreement with the uncompressed model, and "
-                "agreeing is not being right. Give answers in --data",
-            )
-        comparisons, refused = [], []
-        for rival in rivals:
-            mine = self._against(front, rival)
-            if mine is None:
-                refused.append(
-                    f"No claim against {_name(rival)}: no member of the front costs as little by the exact count "
-                    f"({rival.costs[COST.name]:.4g} TFLOP per 1,000 requests)"
-                )
-                continue
-            outcomes = (self.session.outcomes(row.id, "held-out") for row in (mine, rival))
-            costs = (mine.costs[COST.name], rival.costs[COST.name])
-            comparisons.append(Comparison(mine.number or 0, _name(rival), _why(rival), *costs, *outcomes))
-        looks = len(self.session.store.looks(self.session.name, "held-out"))
-        claims, few = conclude(comparisons, looks)
-        return claims, (*refused, *few)
+        """Return the claims that held-out data allows, and a line for each that cannot be made, with the reason."""
+        rows, session = self._rows(), self.session
+        looks = len(session.store.looks(session.name, "held-out"))
+        return claims(self.front(rows), rivals(rows, self._within), session.outcomes, looks)
 
     def power(self) -> str:
         """Say which difference the held-out examples will show; the spread is the stored one where there is one."""
         session, wanted = self.session, self.session.spec.heldout_examples
-        there = session.store.study(session.name)
-        rows = [] if there is None else self._rows()
-        measured = None
-        for split in ("held-out", "selection", "search"):
-            have = [r for r in rows if r.number_of(QUALITY.name, split) is not None and r.policy.stages]
-            plain = next((r for r in have if r.label == "random"), None)
-            if plain is not None and len(have) > 1:
-                others = [session.outcomes(r.id, split) for r in have if r is not plain]
-                measured = spread(others, session.outcomes(plain.id, split))
-                break
-        return power(session.available("held-out", wanted), wanted, measured)
-
-    def _rivals(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
-        """Return what the front is compared with on held-out: the best preset on selection, the baselines, and
-        the uncompressed model.
-        """
-        references = [r for r in rows if r.role == "reference" and r.number_of(QUALITY.name, "selection")]
-        within = [r for r in references if r.policy.stages and self._within(r)]
-        presets = [r for r in within if r.label not in BASELINES]
-        best = [max(presets, key=lambda r: _quality(r, "selection"))] if presets else []
-        plain = [r for r in references if not r.policy.stages]
-        return [*best, *(r for r in within if r.label in BASELINES), *plain]
+        rows = [] if session.store.study(session.name) is None else self._rows()
+        return detectable(rows, session.outcomes, session.available("held-out", wanted), wanted)
 
     def disagreement(self) -> str | None:
-        """Say where the two conventions of counting FLOPs name different winners, None where they agree.
-
-        Each convention gets the cost of plainly keeping random tokens under the limit; the winner is the best
-        policy on selection, references included, that costs no more by that count.
-        """
-        rows = [r for r in self._rows() if r.policy.stages and r.number_of(QUALITY.name, "selection")]
-        plain = next((r for r in rows if r.label == "random" and self._within(r)), None)
-        if plain is None:
-            return None
-        winners = {}
-        for convention in ("literature", "exact"):
-            name = f"tflops_{convention}"
-            within = [r for r in rows if r.costs[name] <= plain.costs[name] * (1 + 1e-9)]
-            winners[convention] = max(within, key=lambda r: (_quality(r, "selection"), -r.costs[name]))
-        one, other = winners["literature"], winners["exact"]
-        if one.policy.id == other.policy.id:
-            return None
-        return (
-            f"The two ways of counting name different winners at the cost of random tokens: by the papers' "
-            f"count {_name(one)} ({one.policy.describe()}), by the exact count {_name(other)} "
-            f"({other.policy.describe()})"
-        )
-
-    def _against(self, front: Sequence[TrialRow], rival: TrialRow) -> TrialRow | None:
-        limit = rival.costs[COST.name] * (1 + 1e-9)
-        cheaper = [r for r in front if r.costs[COST.name] <= limit]
-        return max(cheaper, key=lambda r: _quality(r, "selection")) if cheaper else None
+        """Say where the two conventions of counting FLOPs name different winners, None where they agree."""
+        return disagreement(self._rows(), self._within)
 
     def _within(self, row: TrialRow) -> bool:
         return all(v <= 0 for v in self.session.violations(row.costs).values())
@@ -255,13 +180,13 @@ class Report:
             rows,
             key=lambda r: (
                 first.index(r.label) if r.label in first else len(first),
-                -_quality(r, "search"),
+                -quality(r, "search"),
             ),
         )
 
 
 def _front(rows: Sequence[TrialRow], split: str) -> list[TrialRow]:
-    points = np.array([[_quality(r, split), r.costs[COST.name]] for r in rows])
+    points = np.array([[quality(r, split), r.costs[COST.name]] for r in rows])
     return [r for r, on in zip(rows, non_dominated(points, maximise=(True, False)), strict=True) if on]
 
 
@@ -271,18 +196,3 @@ def _distinct(rows: Sequence[TrialRow]) -> list[TrialRow]:
     for row in rows:
         found.setdefault(row.policy.id, row)
     return list(found.values())
-
-
-def _quality(row: TrialRow, split: str) -> float:
-    number = row.number_of(QUALITY.name, split)
-    return -1.0 if number is None else number.value
-
-
-def _name(row: TrialRow) -> str:
-    return f"trial {row.number}" if row.role == "trial" else str(row.label)
-
-
-def _why(rival: TrialRow) -> str:
-    if not rival.policy.stages:
-        return "every token"
-    return "baseline" if rival.label in BASELINES else "best preset on selection"
