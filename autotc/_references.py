@@ -94,8 +94,10 @@ class References:
         batch.pictures = {}
 
     def own(self, split: str, examples: Sequence[Example]) -> list[list[int]]:
-        """Return the tokens that the uncompressed model writes by itself, of examples that were run."""
-        return [self._answers[split, example.id][0] for example in examples]
+        """Return the tokens that the uncompressed model writes by itself, of examples that were run; each as long as
+        `most_tokens` of that example allows.
+        """
+        return [self._answers[split, e.id][0][: self.most_tokens([e])] for e in examples]
 
     def most_tokens(self, examples: Sequence[Example]) -> int:
         """Return how many tokens an answer of these examples may have: two more than the longest right one."""

@@ -149,13 +149,12 @@ class Evaluator:
     def free_running(self, policy: Policy | None, split: Split, n: int, *, start: int = 0) -> Written:
         """Let the model write its answers itself, greedily, on examples start..start+n-1 of a split.
 
-        An answer ends with a stop token, or two tokens after the longest answer of its batch in the data; where
-        the data has none, after `new_tokens`.
+        An answer ends with a stop token, or two tokens after the length of the right one; where the data has
+        none, after `new_tokens`.
 
         Args:
             policy: written for this very model; None: no compression.
-            split: which split.
-            n, start: as for `evaluate`.
+            split, n, start: as for `evaluate`.
 
         Raises:
             PolicyError, UnsupportedError, DataError: as `evaluate`.
@@ -247,6 +246,7 @@ class Evaluator:
         """Return what the model writes by itself, and its teacher-forced agreement."""
         state, references = state_of(prefilled), self._references
         tokens = greedy(self.adapter, state, references.most_tokens(batch.examples), references.stop)
+        tokens = [t[: references.most_tokens([e])] for t, e in zip(tokens, batch.examples, strict=True)]
         return tokens, score(self.adapter, state, known(batch.answers), with_next=False).agreement
 
     # the data

@@ -24,10 +24,9 @@ def test_what_is_written_freely_is_what_generate_writes_under_the_policy(family:
     chosen = made(family, name).model_copy(update={"status": "verified"})  # so that compress does not warn
     examples = task(family).examples("search", 8)
     found = evaluator(family).free_running(chosen, "search", 8)
-    lengths = [len(processor.answer_ids(e.answer)) for e in examples]
     texts = []
-    for i, example in enumerate(examples):  # one by one, so that no padding can matter
-        longest = max(lengths[i // 4 * 4 :][:4]) + 2  # of its batch
+    for example in examples:  # one by one, so that neither padding nor another answer's length can matter
+        longest = len(processor.answer_ids(example.answer or "")) + 2
         with torch.inference_mode(), autotc.compress(built, chosen, processor) as handle:
             inputs = handle.processor.inputs([example.load()], [example.question])
             out = built.generate(**inputs, do_sample=False, max_new_tokens=longest)
@@ -44,6 +43,14 @@ def test_without_a_policy_it_is_the_uncompressed_models_own_answer() -> None:
     assert found.same.min() == found.forced.min() == 1.0
     scored = evaluator("qwen").evaluate(None, "search", 8)
     np.testing.assert_array_equal(found.correct, scored.correct)
+
+
+@pytest.mark.parametrize("name", ["mild", "tome", "input"])
+def test_what_scores_right_token_by_token_is_written_right(name: str) -> None:
+    found = evaluator("qwen").free_running(made("qwen", name), "search", 12)
+    scored = evaluator("qwen").evaluate(made("qwen", name), "search", 12)
+    assert (found.correct >= scored.correct).all()
+    np.testing.assert_array_equal(found.forced, scored.agreement)
 
 
 def test_data_without_answers_counts_exact_matches_with_the_models_own_answer() -> None:
