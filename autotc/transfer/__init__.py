@@ -65,10 +65,11 @@ def make(
 ) -> Ceiling:
     """Return a ceiling with its verdict and its sentence; the other arguments are as in `Ceiling`."""
     allowed = value >= LEAST
+    noise = "" if corrected is None else f"; {corrected:.2f} without the noise of {examples} examples"
     text = (
         f"Transfer ceiling of {family}: {len(models)} small proxies that differ in their seed only order {n_policies} "
         f"policies of equal cost with a rank correlation of {value:.2f} ({low:.2f} to {high:.2f}; "
-        f"{overall:.2f} over all costs). "
+        f"{overall:.2f} over all costs{noise}). "
     )
     text += (
         "No model can be expected to agree better with a proxy than its twins do."

@@ -76,9 +76,11 @@ def _how(study: dict[str, Any]) -> str:
         f"Each was run on the same {study['examples']} questions about {study['images']} scenes of 64 visual tokens "
         "(144 on llava-tiny, which enlarges them). *Equal cost* compares policies of one budget only and averages over "
         "budgets: there the budget carries nothing, and it is what choosing a method needs. *All costs* mostly says "
-        "that fewer tokens are worse everywhere. Intervals are 95 % bootstrap limits over policies, over images, and "
-        "over both; they do not cover which seeds were drawn. *Corrected* takes away the noise of the examples: the "
-        "correlation between halves with no scene in common over what each model's own halves reach. It may pass 1."
+        "that fewer tokens are worse everywhere. Intervals are 95 %, on Fisher's scale with bootstrap errors over "
+        "policies, over images, and over both; they do not cover which seeds were drawn. *Corrected* takes away the "
+        "noise of the examples: the correlation between halves with no scene in common over what each model's own "
+        "halves reach. It may pass 1. *By KL* orders policies by the mean KL from the uncompressed model instead of by "
+        "right answers, at equal cost; examples blur it less."
     )
 
 
@@ -96,6 +98,7 @@ def _groups(study: dict[str, Any]) -> str:
                 _range(equal["interval"]),
                 _number(equal["corrected"]),
                 _number(group["kendall_equal_cost"]),
+                _number(group["kl_equal_cost"]),
                 _number(every["value"]),
                 _range(every["interval"]),
                 _number(every["corrected"]),
@@ -111,7 +114,9 @@ def _groups(study: dict[str, Any]) -> str:
         "over both",
         "corrected",
     ]
-    return table([*head, "Kendall", "Spearman, all costs", "over both", "corrected", "Kendall"], rows)
+    return table(
+        [*head, "Kendall", "by KL", "Spearman, all costs", "over both", "corrected", "Kendall"], rows
+    )
 
 
 def _by_budget(study: dict[str, Any]) -> str:
@@ -173,7 +178,7 @@ def _models(study: dict[str, Any]) -> str:
         "with this one on the same model (split halves, Spearman and Brown): no pair of models can be expected to pass "
         "it by much. The small models have the depth of the shipped ones and were trained on small scenes by "
         "`python -m autotc.proxies.train NAME-small --seed N`, with other scenes for each seed; their weights are not "
-        "kept."
+        "kept. They answer far fewer questions than the shipped ones: twins trained as long as those may agree better."
     )
     head = [
         "model",

@@ -70,8 +70,7 @@ def _correlations(axes: Any, study: dict[str, Any]) -> None:
 
 def _twins(axes: Any, found: Table) -> None:
     pairs = groups(found.models)
-    name = next(n for n in pairs if n.startswith("seeds of"))
-    a, b = pairs[name][0]
+    a, b = next(iter(pairs.values()))[0]  # twins, where there are any
     for shade, share in zip(SHADES * 2, sorted(set(found.strata.tolist()), reverse=True), strict=False):
         mine = found.strata == share
         axes.plot(
@@ -86,7 +85,7 @@ def _twins(axes: Any, found: Table) -> None:
         )
     axes.set_xlabel(f"accuracy on {found.models[a].model}, %", fontsize=9)
     axes.set_ylabel(f"accuracy on {found.models[b].model}, %", fontsize=9)
-    axes.set_title("Two seeds, one dot a policy", loc="left", fontsize=10)
+    axes.set_title("Two models, one dot a policy", loc="left", fontsize=10)
     axes.legend(fontsize=7.5, frameon=False, loc="upper left")
 
 
@@ -96,15 +95,21 @@ def _depth(axes: Any, study: dict[str, Any]) -> None:
         shade = SHADES[list(FAMILIES).index(family)]
         losses = np.array(model["withdrawal"])
         place = 100 * np.arange(1, model["layers"]) / model["layers"]
-        axes.plot(place, losses, "-o", ms=3, lw=1.3, color=shade, alpha=0.85, zorder=3)
-        axes.annotate(
-            model["model"],
-            (place[0], losses[0]),
-            fontsize=7.5,
+        style = "-" if "-small" in model["model"] else "--"
+        axes.plot(
+            place,
+            losses,
+            style,
+            marker="o",
+            ms=3,
+            lw=1.3,
             color=shade,
-            xytext=(4, 0),
-            textcoords="offset points",
+            alpha=0.85,
+            zorder=3,
+            label=model["model"],
         )
     axes.set_xlabel("layers before, % of the language model", fontsize=9)
     axes.set_ylabel("KL when all visual tokens leave there, nats", fontsize=9)
     axes.set_title("What depth does", loc="left", fontsize=10)
+    if study["depth"]["models"]:
+        axes.legend(fontsize=7.5, frameon=False, loc="upper right")

@@ -24,7 +24,9 @@ class Agreement:
 
     Args:
         value: over the policies and examples there are.
-        over_policies, over_examples, interval: 95 % bootstrap limits, drawing policies, images, or both.
+        over_policies, over_examples, interval: 95 % limits by a bootstrap of policies, of images, or of both. Drawing
+            images again adds noise, which lowers a rank correlation, so only the spread of the draws is used, on
+            Fisher's scale.
         corrected: Spearman between halves with no image in common, over what a model's own halves reach; None where
             these hardly agree (below 0.1).
     """
@@ -111,11 +113,12 @@ def agreement(
         draws["policies"].append(measured(once, rows))
         draws["examples"].append(measured(weights.astype(float), every))
         draws["both"].append(measured(weights.astype(float), rows))
+    value = measured(once, every)
     return Agreement(
-        measured(once, every),
-        _limits(draws["policies"]),
-        _limits(draws["examples"]),
-        _limits(draws["both"]),
+        value,
+        _limits(value, draws["policies"]),
+        _limits(value, draws["examples"]),
+        _limits(value, draws["both"]),
         _corrected(right, counts, pairs, within(strata) if equal_cost else spearman, splits, rng),
     )
 
@@ -192,7 +195,9 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(there)) if there else float("nan")
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    there = [v for v in values if v == v]
-    low, high = np.percentile(there, [2.5, 97.5]) if there else (np.nan, np.nan)
+def _limits(value: float, draws: Sequence[float]) -> tuple[float, float]:
+    """Return value -/+ 1.96 standard deviations of the draws on Fisher's scale."""
+    edge = 1 - 1e-9
+    spread = np.arctanh(np.clip([v for v in draws if v == v], -edge, edge)).std(ddof=1)
+    low, high = np.tanh(np.arctanh(np.clip(value, -edge, edge)) + np.array([-1.96, 1.96]) * spread)
     return float(low), float(high)

@@ -121,6 +121,7 @@ def _group(found: Table, pairs: list[tuple[int, int]]) -> dict[str, Any]:
             "spearman": spearman(scores[a], scores[b]),
             "kendall_equal_cost": within(found.strata, kendall)(scores[a], scores[b]),
             "kendall": kendall(scores[a], scores[b]),
+            "kl_equal_cost": within(found.strata)(found.models[a].kl, found.models[b].kl),
         }
         for a, b in pairs
     ]
@@ -139,6 +140,7 @@ def _group(found: Table, pairs: list[tuple[int, int]]) -> dict[str, Any]:
         **{name: asdict(rule) for name, rule in rules.items()},
         "kendall_equal_cost": float(np.mean([p["kendall_equal_cost"] for p in by_pair])),
         "kendall": float(np.mean([p["kendall"] for p in by_pair])),
+        "kl_equal_cost": float(np.mean([p["kl_equal_cost"] for p in by_pair])),
         "by_budget": by_budget,
         "pairs": by_pair,
         "choice": choice(scores, pairs, found.strata),
