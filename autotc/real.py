@@ -326,13 +326,22 @@ def _section(budget: Budget, verdict: dict[str, Any] | None, max_drop: float) ->
         costs = (f"{m.value(name):,.1f}" for name in ("tflops_literature", "tflops_exact"))
         figures = (_cell(m.number("quality", split)) for split in ("selection", "held-out"))
         lines.append(f"| {shown} | {' | '.join((*costs, *figures))} | {m.policy.describe()} |")
-    lines += ["", *(f"* {claim.text}" for claim in budget.result.claims)]
+    lines += ["", _sizes(budget.result), ""]
+    lines += [f"* {text}" for text in (*(c.text for c in budget.result.claims), *budget.result.no_claims)]
     if verdict is not None:
         lines += [
             "",
             f"[policy-{budget.tokens}.json](policy-{budget.tokens}.json): {_verdict(verdict, max_drop)}",
         ]
     return lines
+
+
+def _sizes(result: Result) -> str:
+    """Say how many examples each column rests on: those of the uncompressed model."""
+    plain = next((m for m in result.references if not m.policy.stages), None)
+    numbers = {s: plain.number("quality", s) for s in ("selection", "held-out")} if plain else {}
+    counts = ", ".join(f"{split} n = {n.n}" for split, n in numbers.items() if n is not None)
+    return f"Quality in {counts}; held-out data was looked at {result.looks} times in this study."
 
 
 def _verdict(verdict: dict[str, Any], max_drop: float) -> str:
