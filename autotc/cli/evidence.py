@@ -117,15 +117,7 @@ def bench_transfer(
     if wrong := next((name for name, sign, folder in named if not (sign and folder)), None):
         raise SpecError(f"--model {wrong}: expected NAME=FOLDER, for example qwen2_5_vl-small-1=runs/1/model")
     for name, _, folder in named:
-        command.run(
-            name,
-            Path(folder),
-            out,
-            policies,
-            examples,
-            depths,
-            lambda i, n, name=name: say(f"{name} {i}/{n}"),
-        )
+        command.run(name, Path(folder), out, policies, examples, depths, say)
     if measure_only:
         return
     result = command.analyse(out, policies)

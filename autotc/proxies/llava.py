@@ -170,10 +170,8 @@ def export(model: LlavaForConditionalGeneration, clip: ClipText, out: Path) -> N
     )
     half.half().save_pretrained(out)
     v.tokenizer().save_pretrained(out)
-    settings = (
-        json.dumps(image_processor_settings(model.config.vision_config.image_size), indent=2, sort_keys=True)
-        + "\n"
-    )
+    tower: Any = model.config.vision_config
+    settings = json.dumps(image_processor_settings(tower.image_size), indent=2, sort_keys=True) + "\n"
     (out / "preprocessor_config.json").write_text(settings)
 
     text = CLIPTextModelWithProjection(clip.model.config)

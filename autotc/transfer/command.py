@@ -79,7 +79,7 @@ def run(
     n: int,
     examples: int,
     depths: bool,
-    done: Callable[[int, int], None],
+    each: Callable[[str], None],
 ) -> None:
     """Measure the policies on one model, and what depth means in it; an interrupted run goes on.
 
@@ -90,12 +90,16 @@ def run(
         n: policies.
         examples: of each.
         depths: measure also what depth means.
-        done: called with the runs done and their total.
+        each: called with a line after every few policies.
     """
     sampled = policies(out, n)
     family = resolve_model(str(folder)).anatomy.family
     if family not in sampled[0].policies:
         raise SpecError(f"--model {name}: its family {family!r} is none of {', '.join(sampled[0].policies)}")
+
+    def done(count: int, total: int) -> None:
+        each(f"{name} {count}/{total}")
+
     measure(name, folder, [s.policies[family] for s in sampled], out / f"{name}.npz", examples, done)
     path = out / f"depth-{name}.npz"
     if depths and not path.is_file():

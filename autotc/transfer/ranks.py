@@ -172,9 +172,7 @@ def _corrected(
 
 def _by_image(model: Array, index: Array, clusters: int) -> Array:
     """Return sums of right answers, (P, clusters)."""
-    out = np.zeros((len(model), clusters))
-    np.add.at(out.T, index, model.T.astype(float))
-    return out
+    return model.astype(float) @ np.eye(clusters)[index]
 
 
 def _halves(n: int, rng: np.random.Generator) -> tuple[Array, Array]:

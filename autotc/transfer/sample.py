@@ -138,8 +138,9 @@ def _recipes(family: Family, workload: Workload, limit: float, rng: np.random.Ge
     """Yield published recipes scaled to a budget, in random order."""
     known = [(cls, preset) for cls in reducers.all() for preset in cls.presets]
     for i in rng.permutation(len(known)):
+        cls, preset = known[i]
         try:
-            policy = placed_preset(*known[i], family.full, family.evaluated[0], workload, limit, "exact")
+            policy = placed_preset(cls, preset, family.full, family.evaluated[0], workload, limit, "exact")
         except AutotcError:
             continue  # the recipe is for another family
         if policy is not None:
