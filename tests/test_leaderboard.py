@@ -16,7 +16,7 @@ from autotc.adapter import resolve_model
 from autotc.anatomy import Anatomy
 from autotc.cost import estimate
 from autotc.errors import SpecError
-from autotc.leaderboard import Board, Entry, measure, picture, plan, table
+from autotc.leaderboard import Board, Entry, Row, measure, picture, plan, table, verdicts
 from autotc.policy import Policy
 from autotc.proxies import proxy_folder
 from autotc.reducer import reducers
@@ -182,3 +182,20 @@ def test_a_reducer_whose_recipes_do_not_fit_stands_with_one_cut(models: tuple[An
         recipes = {p.name for p in reducers.get(entry.reducer).presets}
         assert recipes <= {label for label, _, _ in left_out}
     assert leaderboard.SHARES[0] == pytest.approx(1 / 3)
+
+
+def test_verdicts_are_corrected_within_a_budget() -> None:
+    def row(label: str, share: float, difference: float, stderr: float) -> Row:
+        found = (difference, stderr, 128)
+        return Row(
+            label, label, share, "faithful", False, 1.0, 1.0, (0.8, 0.02, 128), None, found, (share,), {}
+        )
+
+    weak = (0.1, 0.04)  # p = 0.015 alone
+    alone = Board(
+        "m", "proxy:x", 128, "vqa", 576, {0.5: 1.0}, [row("random", 0.5, 0, 0), row("a", 0.5, *weak)]
+    )
+    assert verdicts(alone) == {("a", 0.5): "better"}
+    rows = [*alone.rows, *(row(f"m{i}", 0.5, 0.0, 0.04) for i in range(9)), row("b", 0.5, -0.3, 0.04)]
+    crowd = replace(alone, rows=[*rows, row("a", 0.25, *weak)], limits={0.5: 1.0, 0.25: 0.5})
+    assert verdicts(crowd) == {("b", 0.5): "worse", ("a", 0.25): "better"}

@@ -14,11 +14,12 @@ SHADES = ("#0072B2", "#E69F00", "#CC79A7", "#009E73")
 
 @dataclass(frozen=True)
 class Dots:
-    """One value of a row: its series, the value and its standard error."""
+    """One value of a row: its series, the value, its standard error, and whether to draw it solid."""
 
     series: str
     value: float
     stderr: float | None
+    solid: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class DotChart:
         value_name: under the axes.
         panels: title, rows in order from the top, and (name, value) of a level to draw.
         baselines: rows whose names are set off.
+        hollow: what a hollow dot means.
     """
 
     title: str
     value_name: str
     panels: Sequence[tuple[str, Mapping[str, Sequence[Dots]], tuple[str, float]]]
     baselines: Sequence[str] = ()
+    hollow: str = ""
 
     def write(self, path: Path) -> None:
         """Write the picture as .png.
@@ -73,11 +76,14 @@ class DotChart:
                     fmt="o",
                     ms=4.5,
                     color=SHADES[series.index(dot.series) % len(SHADES)],
+                    markerfacecolor=None if dot.solid else "white",
                     elinewidth=0.8,
                     zorder=3,
                 )
         for i, name in enumerate(series):
             axes.plot([], [], "o", ms=5, color=SHADES[i % len(SHADES)], label=name)
+        if not all(dot.solid for dots in rows.values() for dot in dots):
+            axes.plot([], [], "o", ms=5, mfc="white", mec="#555555", label=self.hollow)
         axes.axvline(level[1], color="#555555", lw=1, ls="--", label=f"{level[0]}: {100 * level[1]:.1f} %")
         axes.set_yticks(range(len(names)), names, fontsize=8)
         for label in axes.get_yticklabels():

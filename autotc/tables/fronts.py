@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from autotc.export import chart as front_chart
 from autotc.export import front as pareto_front
 from autotc.policy import Policy
 from autotc.recommend import Recommendation, insist, recommend
+from autotc.standing import Standing, standings
 from autotc.tables.console import console, figure, grid, percent
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class FrontView:
     front: list[Member]
     split: str
     constraints: tuple[Constraint, ...] = ()
+    standings: Mapping[int | str, Standing] = field(default_factory=dict)
 
     @staticmethod
     def read(
@@ -77,6 +79,7 @@ class FrontView:
             chosen,
             split,
             given,
+            standings(store, study, chosen, [m for m in everything if m.reference]),
         )
 
     @property
@@ -125,8 +128,9 @@ class FrontView:
         if not self.front:
             console.print("No finished trial is within the limit yet.")
             return
-        qualities = (f"quality ({self.split})", "quality (held-out)")
-        table = grid("trial", "TFLOP lit.", "TFLOP exact", "tokens", *qualities, "policy", left=("policy",))
+        qualities = (f"quality ({self.split})", "held-out, 95 % interval")
+        left = ("verdict", "policy")
+        table = grid("trial", "TFLOP lit.", "TFLOP exact", "tokens", *qualities, *left, left=left)
         for m in self.front:
             self._row(table, m)
         near = self.references
@@ -135,6 +139,13 @@ class FrontView:
             for m in near:
                 self._row(table, m, style="dim")
         console.print(table)
+        if any(s.verdict for s in self.standings.values()):
+            console.print(
+                "Intervals are clustered by image. Verdict: on held-out, against the best reference on selection that "
+                f"costs no more (exact), Holm-corrected for {sum(1 for s in self.standings.values() if s.verdict)} "
+                "members.",
+                style="dim",
+            )
         console.print(escape(self.recommend().text))
 
     def _row(self, table: Table, m: Member, style: str | None = None) -> None:
@@ -145,10 +156,29 @@ class FrontView:
             figure(m.value("tflops_exact")),
             f"{m.value('visual_tokens'):,.0f}",
             percent(m.number("quality", self.split)),
-            percent(m.number("quality", "held-out")),
+            self._heldout(m),
+            self._verdict(m),
             escape(m.policy.describe()),
             style=style,
         )
+
+    def _heldout(self, m: Member) -> str:
+        standing = self.standings.get(m.trial)
+        if standing is None or standing.quality.low is None or standing.quality.high is None:
+            return percent(m.number("quality", "held-out"))
+        x = standing.quality
+        return escape(f"{100 * x.value:.1f} % [{100 * x.low:.1f}, {100 * x.high:.1f}]")
+
+    def _verdict(self, m: Member) -> str:
+        standing = self.standings.get(m.trial)
+        return (
+            "" if standing is None or standing.verdict is None else f"{standing.verdict} ({standing.rival})"
+        )
+
+    def as_dict(self, m: Member) -> dict[str, Any]:
+        """Return a member as JSON data, with its standing on held-out where it was measured there."""
+        standing = self.standings.get(m.trial)
+        return m.as_dict() if standing is None else {**m.as_dict(), "standing": standing.as_dict()}
 
 
 def exported(path: Path, policy: Policy, why: Recommendation | None = None) -> None:
