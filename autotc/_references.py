@@ -94,10 +94,12 @@ class References:
         batch.pictures = {}
 
     def own(self, split: str, examples: Sequence[Example]) -> list[list[int]]:
-        """Return the tokens that the uncompressed model writes by itself, of examples that were run; each as long as
-        `most_tokens` of that example allows.
-        """
-        return [self._answers[split, e.id][0][: self.most_tokens([e])] for e in examples]
+        """Return the tokens that the uncompressed model writes by itself, within `limit`, of examples that were run."""
+        return [self._answers[split, e.id][0][: self.limit(split, e)] for e in examples]
+
+    def limit(self, split: str, example: Example) -> int:
+        """Return how many tokens may be written freely for an example that was run: enough for what is right."""
+        return max(self.most_tokens([example]), len(self._answers[split, example.id][1]))
 
     def most_tokens(self, examples: Sequence[Example]) -> int:
         """Return how many tokens an answer of these examples may have: two more than the longest right one."""

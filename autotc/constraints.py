@@ -66,10 +66,14 @@ class Constraint:
         """Return by how much a value breaks it; <= 0 where it does not."""
         return value - self.limit if self.sense == "<=" else self.limit - value
 
+    def cost(self, costs: Mapping[str, Any]) -> float:
+        """Return the cost that it limits."""
+        field, unit = COSTS[self.name]
+        return float(costs[field]) / unit
+
     def violation(self, costs: Mapping[str, Any]) -> float:
         """Return by how much the costs of a policy break it."""
-        field, unit = COSTS[self.name]
-        return self.excess(float(costs[field]) / unit)
+        return self.excess(self.cost(costs))
 
 
 # What is recommended loses at most five points in its worst question group, unless the user says otherwise.

@@ -153,8 +153,7 @@ class Evaluator:
         none, after `new_tokens`.
 
         Args:
-            policy: written for this very model; None: no compression.
-            split, n, start: as for `evaluate`.
+            policy, split, n, start: as for `evaluate`.
 
         Raises:
             PolicyError, UnsupportedError, DataError: as `evaluate`.
@@ -165,10 +164,11 @@ class Evaluator:
         request = self._get_batches(split, start, n)
         own = [self._references.own(split, batch.examples) for _, batch in request]
         if policy is not None and policy.stages:
-            results = self._run(policy, [batch for _, batch in request], self._write)
+            results = self._run(
+                policy, [batch for _, batch in request], lambda b, s: self._write(b, s, split)
+            )
         else:
-            ones = [torch.ones(len(batch.examples)) for _, batch in request]
-            results = [((tokens, agrees), []) for tokens, agrees in zip(own, ones, strict=True)]
+            results = [((tokens, torch.ones(len(tokens))), []) for tokens in own]
         parts = [
             Part(places, batch.examples, tokens, reference, agrees.tolist())
             for (places, batch), reference, ((tokens, agrees), _) in zip(request, own, results, strict=True)
@@ -242,12 +242,13 @@ class Evaluator:
             scores = replace(scores, next_correct=scores.correct[batch.siblings])
         return scores
 
-    def _write(self, batch: Batch, prefilled: Prefilled) -> tuple[list[list[int]], Tensor]:
+    def _write(self, batch: Batch, prefilled: Prefilled, split: str) -> tuple[list[list[int]], Tensor]:
         """Return what the model writes by itself, and its teacher-forced agreement."""
         state, references = state_of(prefilled), self._references
-        tokens = greedy(self.adapter, state, references.most_tokens(batch.examples), references.stop)
-        tokens = [t[: references.most_tokens([e])] for t, e in zip(tokens, batch.examples, strict=True)]
-        return tokens, score(self.adapter, state, known(batch.answers), with_next=False).agreement
+        limits = [references.limit(split, e) for e in batch.examples]
+        tokens = greedy(self.adapter, state, max(limits), references.stop)
+        agrees = score(self.adapter, state, known(batch.answers), with_next=False).agreement
+        return [t[:limit] for t, limit in zip(tokens, limits, strict=True)], agrees
 
     # the data
 

@@ -11,7 +11,7 @@ from autotc.errors import AutotcError, SpecError
 from autotc.export import Member, front
 from autotc.policy import ModelRef, Number, Policy
 from autotc.recommend import insist, recommend
-from autotc.search.objectives import violations
+from autotc.search.objectives import broken, violations
 from autotc.search.spec import SearchSpec, fingerprint
 
 MODEL = ModelRef(family="qwen2_5_vl", id="m", decoder_layers=28, vision_blocks=32)
@@ -22,9 +22,7 @@ def member(
 ) -> Member:
     measured = {"quality": quality, "worst_group_drop": drop}
     numbers = [
-        Number(
-            name=k, value=v, unit="accuracy", kind="measured", on="m", split=split, stderr=0.02, n=26
-        )
+        Number(name=k, value=v, unit="accuracy", kind="measured", on="m", split=split, stderr=0.02, n=26)
         for k, v in measured.items()
         if v is not None
     ]
@@ -107,6 +105,7 @@ def test_limits_on_costs_are_limits_of_trials_and_figures_are_not() -> None:
     costs = {"memory_gib": 18.0, "kv_bytes": 2.0**30, "visual_tokens": 100.0}
     found = violations(spec.all_constraints(), costs)
     assert found == {"memory_gib": 2.0, "kv_gib": 0.5, "visual_tokens_min": -36.0}
+    assert broken(spec.all_constraints(), costs) == ["kv_gib 1", "memory_gib 18"]
 
 
 def test_the_default_stands_until_its_own_figure_is_named() -> None:

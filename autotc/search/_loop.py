@@ -19,7 +19,7 @@ from autotc.search._fidelity import Sight
 from autotc.search._ledger import Ledger, age_s
 from autotc.search._racing import dominated, gap
 from autotc.search._session import SURVIVABLE, Board, Entry, Session, values
-from autotc.search.objectives import COST, FAILED, QUALITY
+from autotc.search.objectives import COST, FAILED, QUALITY, broken
 from autotc.store import TrialRow
 
 ORPHAN_S = 10.0  # a trial without a policy is adopted when its asker has been silent for so long
@@ -178,7 +178,7 @@ class Loop:
         session = self.session
         costs = session.cost(policy).as_dict()
         violations = session.violations(costs)
-        over = [f"{name} {costs[name]:.4g}" for name, v in violations.items() if v > 0]
+        over = broken(session.spec.all_constraints(), costs)
         if over:
             why = {"state": "infeasible", "reason": f"over the limit: {', '.join(over)}"}
             self._finish(trial, trial_id, None, costs, violations, why)

@@ -43,3 +43,12 @@ def violations(constraints: Sequence[Constraint], costs: Mapping[str, Any]) -> d
             excess = constraint.violation(costs)
             found[constraint.key] = max(excess, found.get(constraint.key, excess))
     return found
+
+
+def broken(constraints: Sequence[Constraint], costs: Mapping[str, Any]) -> list[str]:
+    """Return each limit that costs break, in words."""
+    return [
+        f"{c.name} {c.cost(costs):.4g}" + ("" if c.sense == "<=" else f" ({c})")
+        for c in constraints
+        if c.on_cost and c.violation(costs) > 0
+    ]
