@@ -1,4 +1,8 @@
-"""The entry: a frame around the pages."""
+"""The entry: a frame around the pages.
+
+They lie in `views/`: a folder named `pages` beside this file would be Streamlit's older form of pages, which it may open
+without this file, and so without asking for the password.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,8 @@ page = st.navigation(
         st.Page(parts.FRONT, title="Front", icon=":material/scatter_plot:"),
         st.Page(parts.POLICY, title="Policy", icon=":material/description:"),
         st.Page(parts.SEES, title="What it sees", icon=":material/visibility:", url_path="sees"),
-        st.Page("pages/methods.py", title="Methods", icon=":material/category:"),
-        st.Page("pages/runs.py", title="Runs", icon=":material/memory:"),
+        st.Page("views/methods.py", title="Methods", icon=":material/category:"),
+        st.Page("views/runs.py", title="Runs", icon=":material/memory:"),
     ],
     position="top",
 )

@@ -28,7 +28,7 @@ def zoo() -> list[dict[str, Any]]:
         SpecError: the command failed.
     """
     command = [sys.executable, "-c", "from autotc.cli import main; main()", "list", "reducers", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise SpecError(f"autotc list reducers failed: {done.stderr.strip()[-500:]}")
     found: list[dict[str, Any]] = json.loads(done.stdout)

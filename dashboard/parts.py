@@ -18,8 +18,9 @@ from autotc.policy import Policy
 from dashboard import data
 from dashboard.data import Picked, StudyView
 
-STUDIES, FRONT, POLICY, SEES = "pages/studies.py", "pages/front.py", "pages/policy.py", "pages/sees.py"
+STUDIES, FRONT, POLICY, SEES = "views/studies.py", "views/front.py", "views/policy.py", "views/sees.py"
 LIVE_S = 3.0
+DELAY_S = 1.0  # after a wrong password: guessing shall take long
 START = "autotc search --model qwen2.5-vl --max-tflops 800"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>$:~^&])")
 
@@ -52,7 +53,7 @@ def gate() -> None:
             if hmac.compare_digest(given.encode(), wanted.encode()):
                 st.session_state.known = True
                 st.rerun()
-            time.sleep(1.0)  # guessing shall take long
+            time.sleep(DELAY_S)
             st.error("That is not the password.")
     st.stop()
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
-streamlit = pytest.importorskip("streamlit")
-from streamlit.testing.v1 import AppTest  # noqa: E402
-
-from autotc.store.sample import fill  # noqa: E402
+from autotc.store.sample import fill
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 PAGES = ("studies", "front", "policy", "sees", "methods", "runs")
@@ -36,22 +34,20 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Open a page on a database; returns the page as it was drawn."""
-    monkeypatch.delenv("AUTOTC_PASSWORD_FILE", raising=False)
+def opened(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Open a page on a database; returns the page as it was drawn. Reads are cached by address, and so stay apart."""
     monkeypatch.delenv("AUTOTC_PICTURES", raising=False)
+
+    monkeypatch.delenv("AUTOTC_PASSWORD_FILE", raising=False)
 
     def open_(url: str, page: str = "studies", **query: str) -> AppTest:
         monkeypatch.setenv("AUTOTC_STORAGE", url)
-        at = AppTest.from_file(str(APP), default_timeout=120)
+        at = AppTest.from_file(str(APP), default_timeout=400)
         for name, value in query.items():
             at.query_params[name] = value
-        at.run()
-        return at if page == "studies" else at.switch_page(f"pages/{page}.py").run()
+        return at.run() if page == "studies" else at.switch_page(f"views/{page}.py").run()
 
-    yield open_
-    streamlit.cache_data.clear()
-    streamlit.cache_resource.clear()
+    return open_
 
 
 def title(page: str) -> str:

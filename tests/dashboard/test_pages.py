@@ -15,6 +15,7 @@ from autotc.policy import ModelRef, Number, Policy, Stage, load_policy
 from autotc.store import Store
 from autotc.store.sample import fill
 from autotc.store.schema import Metric, Study, Trial
+from dashboard import data, parts
 from tests.dashboard.conftest import PAGES, Open, title
 
 SECOND = "qwen2.5-vl-0100"
@@ -120,8 +121,6 @@ def test_a_click_on_a_point_selects_its_trial_also_off_the_front(opened: Open, s
 
 
 def test_the_download_is_the_policy_with_its_figures_and_origin(opened: Open, small: str) -> None:
-    from dashboard import data
-
     at = opened(small, "policy")
     fine(at, "policy")
     view = data.study(SECOND)
@@ -243,9 +242,12 @@ def test_nothing_is_shown_before_the_password(
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_text("correct horse\n")
-    monkeypatch.setenv("AUTOTC_STORAGE", small)
-    at = opened(small)
-    monkeypatch.setenv("AUTOTC_PASSWORD_FILE", str(secret))
+    monkeypatch.setattr(parts, "DELAY_S", 0.0)
+    for page in PAGES:
+        monkeypatch.setenv("AUTOTC_PASSWORD_FILE", str(secret))
+        at = opened(small, page)
+        assert [t.value for t in at.title] == ["autotc"]
+        assert not at.dataframe and not at.selectbox
     at = opened(small)
     assert [t.value for t in at.title] == ["autotc"]
     assert not at.dataframe
