@@ -139,11 +139,11 @@ class FrontView:
             for m in near:
                 self._row(table, m, style="dim")
         console.print(table)
-        if any(s.verdict for s in self.standings.values()):
+        compared = sum(1 for s in self.standings.values() if s.verdict)
+        if compared:
             console.print(
                 "Intervals are clustered by image. Verdict: on held-out, against the best reference on selection that "
-                f"costs no more (exact), Holm-corrected for {sum(1 for s in self.standings.values() if s.verdict)} "
-                "members.",
+                f"costs no more (exact), Holm-corrected for {compared} member{'s' if compared > 1 else ''}.",
                 style="dim",
             )
         console.print(escape(self.recommend().text))
