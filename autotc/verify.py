@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
 
 from autotc._freerun import Written
 from autotc._outcomes import paired
@@ -42,6 +44,7 @@ class Measurement:
         metric: "accuracy", or "agreement" where the data has no answers.
         trace: tokens asked and kept by stage.
         hidden: what the average hides.
+        images: that the examples are about.
         written: what the policy writes freely on some of the examples, None where that was not asked for.
         skipped: lines left out for unreadable images.
     """
@@ -54,6 +57,7 @@ class Measurement:
     metric: str
     trace: list[dict[str, Any]]
     hidden: Breakdown
+    images: int
     written: Written | None = None
     skipped: int = 0
 
@@ -74,8 +78,16 @@ class Measurement:
 
     @property
     def low(self) -> float | None:
-        """Lower end of the one-sided 95 % interval of the difference."""
-        return None if self.stderr is None else self.difference - NormalDist().inv_cdf(LEVEL) * self.stderr
+        """Lower end of the one-sided 95 % interval of the difference.
+
+        It is never nearer to the difference than what so many images without any loss could rule out: where hardly
+        an answer changes, a standard error says too little.
+        """
+        if self.stderr is None:
+            return None
+        student = float(stats.t.ppf(LEVEL, self.images - 1)) * self.stderr
+        unseen = 1 - (1 - LEVEL) ** (1 / self.images)
+        return self.difference - max(student, unseen)
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,7 @@ def measure(
         metric=outcomes.metric,
         trace=outcomes.trace,
         hidden=breakdown(outcomes, full),
+        images=len(np.unique(outcomes.image)),
         written=written,
         skipped=len(getattr(task, "skipped", ())),
     )

@@ -21,7 +21,7 @@ from tests.real_fixtures import Fakes, plain_jsonl
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("--model", "model", "--data", "data.jsonl", "--out", "out", "--trials", "4", "--anchors", "8")
-WORDS += ("--examples", "18", "--max-drop", "0.3")
+WORDS += ("--examples", "18", "--max-drop", "0.5")
 
 
 @pytest.fixture
