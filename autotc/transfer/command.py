@@ -106,6 +106,20 @@ def run(
         depth.measure(name, folder, done).write(path)
 
 
+def trainings(out: Path) -> dict[str, dict[str, float]]:
+    """Return steps, images and minutes of the trainings whose logs lie in `trainings`, by model."""
+    found = {}
+    for path in sorted((out / "trainings").glob("*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        last = [row for row in rows if "images" in row][-1]
+        found[path.stem] = {
+            "steps": last["step"],
+            "images": last["images"],
+            "minutes": round(last["seconds"] / 60, 1),
+        }
+    return found
+
+
 def analyse(out: Path, n: int) -> dict[str, Any]:
     """Analyse the outcomes in a folder, write page and picture there, and the ceilings that autotc prints.
 
@@ -122,7 +136,7 @@ def analyse(out: Path, n: int) -> dict[str, Any]:
     found = table(models, sampled)
     boards = [Board.read(path) for path in sorted((out.parent / "leaderboard").glob("*.json"))]
     depths = [Depths.read(path) for path in sorted(out.glob("depth-*.npz"))]
-    result = study(found, boards, depths)
+    result = study(found, boards, depths, trainings(out))
     write_text(out / "README.md", page.write(result, "transfer.png"))
     picture.write(result, found, out / "transfer.png")
     write_text(FILE, json.dumps(result["ceilings"], indent=1, sort_keys=True) + "\n")

@@ -20,7 +20,7 @@ from autotc.evaluate import Evaluator
 from autotc.policy import ModelRef, Policy, Stage, map_depth
 from autotc.processing import load_model
 from autotc.transfer.measure import BLOCK, SPLIT, SmallScenes
-from autotc.transfer.ranks import spearman
+from autotc.transfer.ranks import limits, spearman
 
 CUTS = (("fastv", 0.25), ("fastv", 0.0625), ("divprune", 0.25), ("divprune", 0.0625), ("uniform", 0.125))
 RULES = ("relative", "attention", "withdrawal")
@@ -136,7 +136,7 @@ def compare(
 ) -> dict[str, Mapping[str, float]]:
     """Return for each rule the rank correlation of cuts with their images on the other model.
 
-    With 95 % bootstrap limits over images, of the correlation and of its difference from the relative rule's.
+    With 95 % limits by a bootstrap of images, of the correlation and of its difference from the relative rule's.
 
     Args:
         here, there: measured on the same examples; cuts go from the first to the second.
@@ -164,15 +164,15 @@ def compare(
     for rule in RULES:
         all_ = np.array([d[rule] for d in draws])
         gain = all_ - np.array([d["relative"] for d in draws])
-        low, high = np.percentile(all_, [2.5, 97.5])
-        less, more = np.percentile(gain, [2.5, 97.5])
+        low, high = limits(value[rule], all_)
+        margin = 1.96 * gain.std(ddof=1)
         out[rule] = {
             "value": value[rule],
-            "low": float(low),
-            "high": float(high),
+            "low": low,
+            "high": high,
             "gain": value[rule] - value["relative"],
-            "gain_low": float(less),
-            "gain_high": float(more),
+            "gain_low": value[rule] - value["relative"] - margin,
+            "gain_high": value[rule] - value["relative"] + margin,
         }
     return out
 

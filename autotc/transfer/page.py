@@ -169,6 +169,8 @@ def _models(study: dict[str, Any]) -> str:
             f"{100 * m['spread_equal_cost']:.1f}",
             _number(m["reliability_equal_cost"]),
             _number(m["reliability"]),
+            f"{m['training']['steps']:,}" if m["training"] else "shipped",
+            f"{m['training']['images']:,}" if m["training"] else "",
         ]
         for m in study["models"]
     ]
@@ -177,8 +179,9 @@ def _models(study: dict[str, Any]) -> str:
         "budget, in points. *Reliability* is the rank correlation that a second sample of as many questions would have "
         "with this one on the same model (split halves, Spearman and Brown): no pair of models can be expected to pass "
         "it by much. The small models have the depth of the shipped ones and were trained on small scenes by "
-        "`python -m autotc.proxies.train NAME-small --seed N`, with other scenes for each seed; their weights are not "
-        "kept. They answer far fewer questions than the shipped ones: twins trained as long as those may agree better."
+        "`python -m autotc.proxies.train FAMILY-small --processes 1 --steps STEPS --seed N`, other scenes for each "
+        "seed; their weights are not kept. They answer far fewer questions than the shipped ones: twins trained as "
+        "long as those may agree better."
     )
     head = [
         "model",
@@ -188,6 +191,8 @@ def _models(study: dict[str, Any]) -> str:
         "spread",
         "reliability, equal cost",
         "all costs",
+        "steps",
+        "images seen",
     ]
     return text + "\n\n" + table(head, rows)
 
@@ -209,29 +214,35 @@ def _boards(study: dict[str, Any]) -> str:
 
 
 def kept_rule(study: dict[str, Any]) -> tuple[str, str]:
-    """Return which mapping of depths stays, and a sentence with the figures.
+    """Return which mapping of depths stays, and sentences with the figures.
 
-    A mapping by function replaces the relative one only where it gains on average over pairs, and clearly so (its whole
+    Depths travel only between a proxy and the model of its own family, so pairs of one family decide where there are
+    any. A mapping by function replaces the relative one where it gains on average over pairs, and clearly so (its whole
     interval above 0) on most of them.
     """
     pairs = study["depth"]["pairs"]
-    mean = {rule: sum(p["rules"][rule]["value"] for p in pairs) / len(pairs) for rule in RULES}
-    clear = {rule: sum(p["rules"][rule]["gain_low"] > 0 for p in pairs) for rule in RULES}
-    better = [
-        r for r in RULES if r != "relative" and mean[r] > mean["relative"] and clear[r] > len(pairs) / 2
-    ]
-    kept = max(better, key=lambda r: mean[r]) if better else "relative"
-    figures = "; ".join(
-        f"{RULES[r]} {mean[r]:.3f}"
-        + ("" if r == "relative" else f" (clearly better on {clear[r]} of {len(pairs)} pairs)")
-        for r in RULES
-    )
+    own = [p for p in pairs if p["same_family"]]
+    across = [p for p in pairs if not p["same_family"]]
+    means, clear, said = {}, {}, []
+    for name, some in (("Across families", across), ("Within a family", own)):
+        if not some:
+            continue
+        means = {rule: sum(p["rules"][rule]["value"] for p in some) / len(some) for rule in RULES}
+        clear = {rule: sum(p["rules"][rule]["gain_low"] > 0 for p in some) / len(some) for rule in RULES}
+        figures = [f"{RULES['relative']} {means['relative']:.2f}"]
+        figures += [
+            f"{RULES[rule]} {means[rule]:.2f} (clearly better on {round(clear[rule] * len(some))} of {len(some)} pairs)"
+            for rule in RULES
+            if rule != "relative"
+        ]
+        said.append(f"{name}, mean rank correlation: {', '.join(figures)}.")
+    better = [r for r in RULES if r != "relative" and means[r] > means["relative"] and clear[r] > 0.5]
+    kept = max(better, key=lambda r: means[r]) if better else "relative"
     verdict = (
-        "Relative depth stays the rule."
-        if kept == "relative"
-        else f"Mapping {RULES[kept]} is the better one."
+        "Relative depth stays the rule" if kept == "relative" else f"Mapping {RULES[kept]} is the better rule"
     )
-    return kept, f"Mean rank correlation: {figures}. {verdict}"
+    where = "between models of a family" if own else "between the families measured here"
+    return kept, " ".join([*said, f"{verdict} {where}."])
 
 
 def _depth(study: dict[str, Any]) -> str:
@@ -252,8 +263,8 @@ def _depth(study: dict[str, Any]) -> str:
         "against their images on another, Spearman over all cuts and layers. *Relative depth* is the rule autotc uses: "
         "a layer becomes the one with as large a share of layers before it. *By function* it becomes the layer with as "
         "much of the last prompt token's attention to visual tokens behind it, or with as much of the loss that "
-        "withdrawing all visual tokens at the first layer would cause already avoided. Intervals: 95 % bootstrap over "
-        "images, of the correlation and of the gain over relative depth."
+        "withdrawing all visual tokens at the first layer would cause already avoided. Intervals: 95 % by a bootstrap "
+        "of images, of the correlation and of the gain over relative depth."
     )
     curves = [
         [m["model"], str(m["layers"]), " ".join(f"{v:.2f}" for v in m["attention"])] for m in found["models"]
@@ -267,6 +278,8 @@ def _depth(study: dict[str, Any]) -> str:
             text,
             kept_rule(study)[1],
             table(head, rows),
+            "Models of one family have equally many layers here, so relative depth leaves every layer where it is; the "
+            "families differ in theirs.",
             "Attention of the last prompt token to visual tokens, by layer, mean over heads:",
             table(["model", "layers", "share of attention"], curves),
             "KL in nats from the uncompressed model when all visual tokens leave before layer 1, 2, ...:",

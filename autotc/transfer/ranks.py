@@ -116,9 +116,9 @@ def agreement(
     value = measured(once, every)
     return Agreement(
         value,
-        _limits(value, draws["policies"]),
-        _limits(value, draws["examples"]),
-        _limits(value, draws["both"]),
+        limits(value, draws["policies"]),
+        limits(value, draws["examples"]),
+        limits(value, draws["both"]),
         _corrected(right, counts, pairs, within(strata) if equal_cost else spearman, splits, rng),
     )
 
@@ -193,7 +193,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(there)) if there else float("nan")
 
 
-def _limits(value: float, draws: Sequence[float]) -> tuple[float, float]:
+def limits(value: float, draws: Sequence[float]) -> tuple[float, float]:
     """Return value -/+ 1.96 standard deviations of the draws on Fisher's scale."""
     edge = 1 - 1e-9
     spread = np.arctanh(np.clip([v for v in draws if v == v], -edge, edge)).std(ddof=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -69,15 +69,30 @@ def groups(models: Sequence[Measured]) -> dict[str, list[tuple[int, int]]]:
     return {name: pairs for name, pairs in found.items() if pairs}
 
 
-def study(found: Table, boards: Sequence[Board], depths: Sequence[Depths]) -> dict[str, Any]:
-    """Return every figure of the study."""
+def study(
+    found: Table,
+    boards: Sequence[Board],
+    depths: Sequence[Depths],
+    trainings: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
+    """Return every figure of the study.
+
+    Args:
+        found: the outcomes.
+        boards: leaderboards of the shipped proxies.
+        depths: of the models in which depth was measured.
+        trainings: what is known of the small models' trainings, by model.
+    """
     compared = groups(found.models)
     result: dict[str, Any] = {
         "policies": len(found.strata),
         "examples": len(found.images),
         "images": len(np.unique(found.images)),
         "budgets": {f"{share:.4f}": int((found.strata == share).sum()) for share in np.unique(found.strata)},
-        "models": [_model(found, i) for i in range(len(found.models))],
+        "models": [
+            _model(found, i) | {"training": dict((trainings or {}).get(found.models[i].model, {}))}
+            for i in range(len(found.models))
+        ],
         "groups": {name: _group(found, pairs) for name, pairs in compared.items()},
         "leaderboard": _boards(boards),
         "depth": _depths(depths),
@@ -237,7 +252,11 @@ def _depths(depths: Sequence[Depths]) -> dict[str, Any]:
             for d in ordered
         ],
         "pairs": [
-            {"models": [a.model, b.model], "rules": compare(a, b)}
+            {
+                "models": [a.model, b.model],
+                "same_family": a.family == b.family,
+                "rules": compare(a, b),
+            }
             for a in ordered
             for b in ordered
             if a is not b and a.layers <= b.layers
