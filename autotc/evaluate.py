@@ -149,8 +149,7 @@ class Evaluator:
     def free_running(self, policy: Policy | None, split: Split, n: int, *, start: int = 0) -> Written:
         """Let the model write its answers itself, greedily, on examples start..start+n-1 of a split.
 
-        An answer ends with a stop token, or two tokens after the length of the right one; where the data has
-        none, after `new_tokens`.
+        An answer ends with a stop token, or where no right one would go on, see `References.limit`.
 
         Args:
             policy, split, n, start: as for `evaluate`.
