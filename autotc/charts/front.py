@@ -129,7 +129,7 @@ class FrontChart:
                 y=[p.quality for p in ringed],
                 mode="markers",
                 hoverinfo="skip",
-                name="recommended",
+                name="chosen",
                 marker={"size": 17, "color": COLOURS["chosen"], "symbol": "circle-open"},
             )
         if self.limit is not None:

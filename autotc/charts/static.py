@@ -220,9 +220,15 @@ class _Canvas:
     # --- frame ---
 
     def _legend(self) -> list[tuple[str, str, bool]]:
-        shown = [t for t in self.data if t.showlegend is not False and t.name]
-        named = [(t, t.marker.color or (t.line.color if t.type == "scatter" else None)) for t in shown]
-        return [(_plain(t.name), c, "open" in str(getattr(t.marker, "symbol", "") or "")) for t, c in named]
+        found = []
+        for trace in self.data:
+            if trace.showlegend is False or not trace.name:
+                continue
+            scatter = trace.type == "scatter"
+            colour = trace.marker.color or (trace.line.color if scatter else None)
+            hollow = scatter and str(trace.marker.symbol or "").endswith("open")
+            found.append((_plain(trace.name), str(colour), hollow))
+        return found
 
     def _legend_lines(self) -> int:
         entries = self._legend()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
@@ -120,8 +121,15 @@ def _provenance(report: Report) -> list[tuple[str, str]]:
         ("data", str(spec.get("data") or "built-in scenes")),
         ("data fingerprint", str(spec.get("data_fingerprint") or "not recorded")),
         ("search fingerprint", report.study.fingerprint),
+        ("examples", _examples(spec)),
         ("seed", str(spec.get("seed", "not recorded"))),
     ]
     if report.policy is not None:
         rows.append(("policy id", report.policy.id))
     return rows + list(report.versions.items())
+
+
+def _examples(spec: Mapping[str, Any]) -> str:
+    names = {"examples": "search", "selection_examples": "selection", "heldout_examples": "held-out"}
+    asked = [f"up to {spec[key]} {split}" for key, split in names.items() if spec.get(key)]
+    return ", ".join(asked) or "not recorded"

@@ -37,7 +37,7 @@ def pictures(report: Report) -> dict[str, Markup]:
 ALT = {
     "front": "Quality against exact cost: the front with 95 % intervals, other trials, references and presets.",
     "front_literature": "The same against cost by the papers' count, with the limit.",
-    "depth": "Visual tokens alive at each layer under the recommended policy.",
+    "depth": "Visual tokens alive at each layer under the policy.",
     "groups": "Score by question group, with and without the policy.",
     "claims": "Differences to what the policies are compared with, with their intervals.",
     "parts": "Cost by part as executed.",
@@ -129,7 +129,7 @@ def _groups(report: Report) -> Any:
     lost = report.losses
     if lost is None or not lost.groups:
         return None
-    return charts.group_quality([_group(g) for g in lost.groups[:MOST_ROWS]], "recommended policy")
+    return charts.group_quality([_group(g) for g in lost.groups[:MOST_ROWS]], "this policy")
 
 
 def _group(change: GroupChange) -> charts.Group:

@@ -220,10 +220,10 @@ def _quality(report: Report, chosen: Entry) -> str:
     number = chosen.member.number("quality")
     if number is None:
         return "Its quality was not measured."
-    scores = (
-        "agrees with the uncompressed model on" if number.unit == "agreement" else f"reaches {number.unit} of"
+    has = (
+        "It agrees with the uncompressed model on" if number.unit == "agreement" else f"Its {number.unit} is"
     )
-    text = f"It {scores} {share(number)} (standard error) on {number.n} {number.split} examples"
+    text = f"{has} {share(number)} (standard error) on {number.n} {number.split} examples"
     lost = report.losses
     if lost is not None and lost.split == number.split:
         text += f", {points(lost.change)} points against the uncompressed model on the same examples"
