@@ -57,7 +57,7 @@ def encode(space: Space, policy: Policy) -> dict[str, Any] | None:
         _place(space, policy, params)
     except _NotThere:
         return None
-    return params if all(_allowed(space.distributions[k], v) for k, v in params.items()) else None
+    return params if all(allowed(space.distributions[k], v) for k, v in params.items()) else None
 
 
 def _place(space: Space, policy: Policy, params: dict[str, Any]) -> None:
@@ -100,7 +100,8 @@ def _middle(distribution: BaseDistribution) -> Any:
     return 0.5
 
 
-def _allowed(distribution: BaseDistribution, value: Any) -> bool:
+def allowed(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a value lies in a distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     if value is None:

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotc.errors import StoreError
 from autotc.search import samplers
+from autotc.search._inverse import allowed
 from autotc.search.objectives import OBJECTIVES
 
 _PRESETS = "autotc:presets"
@@ -114,7 +115,9 @@ class Ledger:
             trials = self.study.get_trials(deepcopy=False)
             if sum(t.state in _LIVE for t in trials) >= total:
                 return None
-            start = next((p for p in self._points if not any(_is_at(t, p) for t in trials)), None)
+            # those of another limit may lie outside of this one's budgets
+            inside = (p for p in self._points if all(allowed(distributions[k], v) for k, v in p.items()))
+            start = next((p for p in inside if not any(_is_at(t, p) for t in trials)), None)
             fixed = start or (given(len(trials)) if given is not None else {})
             frozen = self._draw(trials, distributions, fixed)
             trial_id = self._storage.create_new_trial(self.study._study_id, template_trial=frozen)

@@ -207,6 +207,16 @@ def test_another_limit_is_answered_from_stored_trials(whole: Whole) -> None:
     go(store, replace(SETTING, evaluator=nothing))
 
 
+def test_another_limit_goes_on_with_more_trials(store: Store) -> None:
+    """Presets that the first limit left as starting points lie outside of the second one's budgets."""
+    go(store, trials=2)
+    result = go(store, trials=5, max_tflops=250.0)
+    assert result.state == "finished" and result.ran == 3
+    assert all(r.costs["tflops_literature"] <= 250 for r in trials(store, result)[2:])
+    back = go(store, trials=7)
+    assert back.study == result.study and back.ran == 2
+
+
 def test_another_fingerprint_under_the_same_name_is_refused(whole: Whole) -> None:
     store, result, _, _ = whole
     with pytest.raises(SpecError) as error:
