@@ -164,9 +164,9 @@ class FrontView:
 
     def _heldout(self, m: Member) -> str:
         standing = self.standings.get(m.trial)
-        if standing is None or standing.quality.low is None or standing.quality.high is None:
+        x = None if standing is None else standing.quality
+        if x is None or x.low is None or x.high is None:
             return percent(m.number("quality", "held-out"))
-        x = standing.quality
         return escape(f"{100 * x.value:.1f} % [{100 * x.low:.1f}, {100 * x.high:.1f}]")
 
     def _verdict(self, m: Member) -> str:
