@@ -67,7 +67,7 @@ def choose(entries: Sequence[Entry], n: int) -> list[Entry]:
             cls = reducers.get(entry.reducer) if entry.reducer else None
             paper = cls.source.arxiv if cls is not None and cls.source.arxiv else "9999"
             once = 0 if entry.reducer == PROPOSAL else used.count(entry.reducer)
-            return group(entry) != kind, entry.share != share, once, paper, entry.label
+            return group(entry) != kind, entry.share != share, once, paper, entry.label, -entry.share
 
         best = min(left.values(), key=order)
         found.append(left.pop(best.policy.id))  # type: ignore[union-attr]

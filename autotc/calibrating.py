@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from autotc.search._session import Evaluates
 
+LEAST_COST = 0.97  # of the budget: anchors of one budget must cost the same
 PROPOSALS = 8  # drawn at each budget, of which anchors take what they need
 SURVIVABLE = (ArithmeticError, MemoryError, RuntimeError, UnsupportedError, ValueError)
 
@@ -125,6 +126,8 @@ def calibrate(
 def candidates(full: Anatomy, proxy: Anatomy, workload: Workload) -> list[Entry]:
     """Return every policy that may be an anchor: recipes, baselines, and points of the search's space.
 
+    What cannot spend its budget, such as a withdrawal at a fixed layer, is none.
+
     Args:
         full: the model, whose exact costs make the budgets.
         proxy: the model that has to run them as well.
@@ -135,7 +138,9 @@ def candidates(full: Anatomy, proxy: Anatomy, workload: Workload) -> list[Entry]
     for seed, (share, limit) in enumerate(sorted(limits.items(), reverse=True)):
         drawn = proposals(space, limit, PROPOSALS, seed)
         found += [Entry(f"proposal {i}", an.PROPOSAL, share, p) for i, p in enumerate(drawn, 1)]
-    return found
+    return [
+        e for e in found if estimate(e.policy, full, workload).tflops_exact >= LEAST_COST * limits[e.share]
+    ]
 
 
 def compare(anchors: Sequence[AnchorRow]) -> an.Agreement:

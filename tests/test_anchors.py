@@ -62,7 +62,7 @@ def test_anchors_of_one_budget_cost_the_same(everything: list[Entry]) -> None:
         by_share.setdefault(e.share, []).append(estimate(e.policy, FULL, PROFILES["vqa"]).tflops_exact)
     limits = []
     for costs in by_share.values():
-        assert min(costs) > 0.93 * max(costs)  # some recipes come in coarse steps
+        assert min(costs) >= 0.97 * max(costs)  # recipes come in steps of a token a stage
         limits.append(max(costs))
     assert max(limits) > 1.3 * min(limits)
 
