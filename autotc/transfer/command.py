@@ -130,10 +130,13 @@ def analyse(out: Path, n: int) -> dict[str, Any]:
     Raises:
         SpecError: too few models have run the policies.
     """
-    sampled = policies(out, n)
     paths = sorted(p for p in out.glob("*.npz") if not p.name.startswith("depth-"))
     models = [model for model in map(Measured.read, paths) if complete(model)]
-    found = table(models, sampled)
+    if len(models) < 2:
+        raise SpecError(
+            f"--out: {out}: {len(models)} models have run every policy there, two are needed; name them with --model"
+        )
+    found = table(models, policies(out, n))
     boards = [Board.read(path) for path in sorted((out.parent / "leaderboard").glob("*.json"))]
     depths = [Depths.read(path) for path in sorted(out.glob("depth-*.npz"))]
     result = study(found, boards, depths, trainings(out))

@@ -43,12 +43,10 @@ def write(study: dict[str, Any], picture: str) -> str:
         _choice(study),
         "## The models",
         _models(study),
-        "## Leaderboards of the shipped proxies",
-        _boards(study),
-        "## Which depth is which",
-        _depth(study),
+        *(("## Leaderboards of the shipped proxies", _boards(study)) if study["leaderboard"] else ()),
+        *(("## Which depth is which", _depth(study)) if study["depth"]["pairs"] else ()),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -247,8 +245,6 @@ def kept_rule(study: dict[str, Any]) -> tuple[str, str]:
 
 def _depth(study: dict[str, Any]) -> str:
     found = study["depth"]
-    if not found["pairs"]:
-        return ""
     rows = []
     for pair in found["pairs"]:
         row = [" to ".join(pair["models"])]

@@ -40,16 +40,15 @@ class Table:
 def table(models: Sequence[Measured], sampled: Sequence[Sampled]) -> Table:
     """Cut the outcomes of models down to the examples and policies that all of them have.
 
+    Args:
+        models: complete ones.
+        sampled: the policies they ran.
+
     Raises:
-        SpecError: fewer than two models, or no block of examples that all have.
+        SpecError: the models answered different examples.
     """
     ordered = tuple(sorted(models, key=lambda m: m.model))
-    if len(ordered) < 2:
-        raise SpecError("the study needs the outcomes of at least two models; give them with --model")
     n = min(m.examples for m in ordered) // BLOCK * BLOCK
-    if not n:
-        least = min(ordered, key=lambda m: m.examples)
-        raise SpecError(f"{least.model} has not run every policy on {BLOCK} examples yet; go on with --model")
     if any(not np.array_equal(m.image[:n], ordered[0].image[:n]) for m in ordered):
         raise SpecError("the models answered different examples; delete the files that are not of this study")
     strata = np.array([s.share for s in sampled])
