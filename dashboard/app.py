@@ -1,7 +1,7 @@
 """The entry: a frame around the pages.
 
-They lie in `views/`: a folder named `pages` beside this file would be Streamlit's older form of pages, which it may open
-without this file, and so without asking for the password.
+They lie in `views/`: a folder named `pages` beside this file would be Streamlit's older form of pages, which it may
+open without this file, and so without asking for the password.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def choose_study(label: str = "Study") -> StudyView:
 
 def _forget() -> None:
     # trial numbers and budgets of another study mean nothing here
-    for key in ("trial", "budget", "other", "counts"):
+    for key in ("trial", "budget", "other", "counts", "clicked", "beside"):
         st.session_state.pop(key, None)
 
 

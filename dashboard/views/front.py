@@ -11,7 +11,7 @@ from autotc import charts, figures
 from dashboard import data, parts
 from dashboard.data import Axis, Picked, StudyView
 
-CHART = "front"
+CHART, TABLE = "front", "members"
 
 
 def axes(view: StudyView, counts: str) -> tuple[Axis, Axis]:
@@ -49,6 +49,19 @@ def slide(view: StudyView, counts: str) -> float | None:
     )
 
 
+def take_click(view: StudyView, chosen: Picked) -> None:
+    """Select the policy whose point or row was clicked since the page was last drawn."""
+    points = st.session_state.get(CHART, {}).get("selection", {}).get("points", [])
+    rows = st.session_state.get(TABLE, {}).get("selection", {}).get("rows", [])
+    now = (points[0].get("customdata", [None])[0] if points else None, rows[0] if rows else None)
+    before = st.session_state.get("clicked", (None, None))
+    st.session_state.clicked = now
+    if now[0] != before[0] and now[0] in view.members:
+        st.session_state.trial = now[0]
+    elif now[1] is not None and now[1] != before[1] and now[1] < len(chosen.names):
+        st.session_state.trial = chosen.names[now[1]]
+
+
 def table(view: StudyView, chosen: Picked) -> None:
     """List the front; choosing a row selects the policy."""
     lines = []
@@ -65,17 +78,11 @@ def table(view: StudyView, chosen: Picked) -> None:
             found = m.number(figure, split)
             cells[title] = "–" if found is None else data.value(found).removesuffix(f" {found.unit}")
         lines.append({**cells, "policy": view.described[name]})
-
-    def select() -> None:
-        rows = st.session_state.members.selection.rows
-        if rows:
-            st.session_state.trial = chosen.names[rows[0]]
-
     st.dataframe(
         pd.DataFrame(lines),
         hide_index=True,
-        key="members",
-        on_select=select,
+        key=TABLE,
+        on_select="rerun",
         selection_mode="single-row",
         height="content",
         column_config={"stands out": st.column_config.TextColumn(width="medium")},
@@ -108,6 +115,7 @@ def page(view: StudyView) -> None:
     if not chosen.names:
         st.info("No finished trial is within this budget yet.", icon=":material/hourglass_empty:")
         return
+    take_click(view, chosen)
     name = parts.choose_policy(view, chosen)
     if name is not None:
         card(view, chosen, name, limit)
@@ -115,12 +123,6 @@ def page(view: StudyView) -> None:
     if other:
         theirs = data.study(other)
         marks += data.marks(theirs, x, y, None, counts, data.picked(theirs, None), other=True)
-
-    def select() -> None:
-        points = st.session_state[CHART].selection.points
-        if points and points[0].get("customdata", [""])[0] in view.members:
-            st.session_state.trial = points[0]["customdata"][0]
-
     figure = figures.front(
         marks,
         data.axis_title(x),
@@ -130,7 +132,7 @@ def page(view: StudyView) -> None:
         percent=y.share,
         dark=parts.dark(),
     )
-    parts.plot(figure, CHART, "Quality against cost", on_select=select, selection_mode="points")
+    parts.plot(figure, CHART, "Quality against cost", on_select="rerun", selection_mode="points")
     st.caption(
         "Click a point or tick a row to select its policy. Quality is measured on "
         f"{parts.plain(view.row.evaluated_on)}, {chosen.split} split (trials not confirmed there: search split); costs "

@@ -113,7 +113,6 @@ def test_a_click_on_a_point_selects_its_trial_also_off_the_front(opened: Open, s
     at.session_state["front"] = {
         "selection": {"points": [point], "point_indices": [0], "box": [], "lasso": []}
     }
-    at.session_state["trial"] = dominated  # what the callback of the click does
     at.run()
     fine(at, "front")
     assert chosen(at) == dominated
