@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autotc import kernels
 from autotc.assignment import Assignment
 
 Grid = tuple[int, int, int]
@@ -245,7 +246,7 @@ def shorten(layout: Layout, assignment: Assignment, renumber: bool) -> tuple[Lay
 
 def move(sequence: Tensor, layout: Layout, assignment: Assignment, after: Layout, index: Tensor) -> Tensor:
     """Return the sequence (B, S', D) after `shorten`: rows gathered, merged rows put in their places."""
-    out = sequence.gather(1, index[..., None].expand(*index.shape, sequence.shape[-1]))
+    (out,) = kernels.gather_rows([sequence], index)
     if not assignment.one_hot:
         merged = assignment.apply(layout.images.take(sequence), layout.images.size)
         images = after.images

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autotc import kernels
 from autotc._layout import Layout
 from autotc._run import Run
 from autotc._signals import decoder_signals, entry_signals, tower_signals
@@ -87,8 +88,8 @@ class Sight:
                 run.ropes[id(layout)] = self.adapter.text.rotary_emb(hidden, layout.positions)
             else:
                 cos, sin = kwargs["position_embeddings"]
-                index = layout.index[..., None].expand(*layout.index.shape, cos.shape[-1])
-                cos, sin = (t.expand(len(hidden), -1, -1).gather(1, index) for t in (cos, sin))
+                wide = [t.expand(len(hidden), -1, -1) for t in (cos, sin)]
+                cos, sin = kernels.gather_rows(wide, layout.index)
                 run.ropes[id(layout)] = (cos, sin)
         return run.ropes[id(layout)]
 

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from autotc import kernels
+
 Normalise = Literal["size", "count", "none"]
 
 
@@ -85,13 +87,10 @@ class Assignment:
         """
         b, k = self.anchors.shape
         if self.one_hot:
-            out = x.gather(1, self.anchors[..., None].expand(b, k, x.shape[-1]))
-            return out * self.valid[..., None] if not bool(self.valid.all()) else out
-        weights = self._weights(size).to(torch.float32 if x.dtype.itemsize < 4 else x.dtype)
-        flat = x.reshape(-1, x.shape[-1])
-        out = torch.zeros(b * k, x.shape[-1], dtype=weights.dtype, device=x.device)
-        out.index_add_(0, self.rows.row_of, flat[self.rows.columns].to(weights.dtype) * weights[:, None])
-        return out.view(b, k, -1).to(x.dtype)
+            valid = None if bool(self.valid.all()) else self.valid
+            return kernels.gather_rows([x], self.anchors, valid)[0]
+        flat, weights = x.reshape(-1, x.shape[-1]), self._weights(size)
+        return kernels.sum_rows(flat, self.rows.offsets, self.rows.columns, weights).view(b, k, -1)
 
     def sizes(self, size: Tensor) -> Tensor:
         """Return how many originals each output token stands for, (B, K), from the inputs' sizes (B, N)."""

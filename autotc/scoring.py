@@ -134,20 +134,12 @@ def density_peaks(
     k = int(count.max()) if b else 0
     if k == 0:
         return x.new_zeros(b, 0, dtype=torch.long), torch.full((b, n), -1, device=x.device)
-    pair = valid[:, :, None] & valid[:, None, :]
-    distance = torch.cdist(x.float(), x.float(), compute_mode="donot_use_mm_for_euclid_dist") / d**0.5
-    near = distance.masked_fill(~pair, torch.inf).sort(dim=-1).values[..., :k]
-    used = torch.arange(k, device=x.device)[None, None] < count[:, None, None]
-    mean = near.square().masked_fill(~used, 0).sum(-1) / count.clamp_min(1)[:, None]
-    density = (-mean).exp() + (0 if noise is None else noise)
-    density = density.masked_fill(~valid, -torch.inf)
-    denser = (density[:, None, :] > density[:, :, None]) & pair
-    widest = distance.masked_fill(~pair, 0).amax((1, 2))
-    gap = torch.where(denser, distance, torch.inf).amin(-1)
-    gap = torch.where(denser.any(-1), gap, widest[:, None])
+    density, gap = kernels.density_peaks(x, count, valid, noise)
     centres = ranking((density * gap).masked_fill(~valid, -torch.inf), valid)[:, :k]
     real = torch.arange(k, device=x.device)[None] < count[:, None]
-    to_centre = distance.gather(2, centres[:, None, :].expand(b, n, k))
+    points = x.float()
+    middle = points.gather(1, centres[..., None].expand(b, k, d))
+    to_centre = torch.cdist(points, middle, compute_mode="donot_use_mm_for_euclid_dist") / d**0.5
     labels = to_centre.masked_fill(~real[:, None, :], torch.inf).argmin(-1)
     places = torch.arange(k, device=x.device).expand(b, k)
     labels = _own(labels, centres, places, real)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotc import __version__
-from autotc.cli import dashboard, database, evidence, looking, measuring, real, reporting, searching
+from autotc.cli import dashboard, database, evidence, gpu, looking, measuring, real, reporting, searching
 from autotc.errors import AutotcError
 
 app = typer.Typer(
@@ -42,9 +42,14 @@ bench = typer.Typer(no_args_is_help=True, help="Measure autotc itself; timings a
 bench.command(name="evaluate")(measuring.bench_evaluate)
 bench.command(name="methods")(measuring.bench_methods)
 bench.command(name="reducers")(measuring.bench_reducers)
+bench.command(name="kernels")(gpu.bench_kernels)
+bench.command(name="device")(gpu.bench_device)
+bench.command(name="apply")(gpu.bench_apply)
+bench.command(name="serving")(gpu.bench_serving)
 bench.command(name="statistics")(evidence.bench_statistics)
 bench.command(name="calibrate")(evidence.bench_calibrate)
 bench.command(name="transfer")(evidence.bench_transfer)
+bench.command(name="dashboard")(dashboard.bench_dashboard)
 app.add_typer(bench, name="bench")
 
 

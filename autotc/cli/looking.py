@@ -23,7 +23,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="reducers, presets, models, workloads, papers, studies or schema (the policy's JSON Schema)."
+            help="reducers, presets, models, workloads, papers, kernels, studies or schema (the policy's JSON Schema)."
         ),
     ],
     match: Annotated[

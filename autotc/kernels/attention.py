@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autotc.kernels.dispatch import operation
+
 
 def attention_row(query: Tensor, keys: Tensor, scale: float | None = None) -> Tensor:
     """Return the softmax row of one query a head.
@@ -22,6 +24,7 @@ def attention_row(query: Tensor, keys: Tensor, scale: float | None = None) -> Te
     return logits.softmax(-1)
 
 
+@operation
 def attention_received(
     queries: Tensor, keys: Tensor, scale: float | None = None, valid: Tensor | None = None, chunk: int = 256
 ) -> Tensor:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autotc.kernels.dispatch import operation
 
+
+@operation
 def greedy_select(distance: Tensor, count: Tensor, valid: Tensor, start: Tensor | None = None) -> Tensor:
     """Pick, again and again, the token whose nearest chosen token is farthest (max-min).
 
@@ -28,18 +31,19 @@ def greedy_select(distance: Tensor, count: Tensor, valid: Tensor, start: Tensor 
         return picks
     if start is None:
         others = torch.eye(n, dtype=torch.bool, device=distance.device)[None] | ~valid[:, :, None]
-        start = _first_max(distance.masked_fill(others, torch.inf).amin(1), valid)
+        start = first_max(distance.masked_fill(others, torch.inf).amin(1), valid)
     picks[:, 0] = start
     least = _row(distance, start)
     open_ = valid.scatter(1, start[:, None], False)
     for step in range(1, picks.shape[1]):
-        best = _first_max(least, open_)
+        best = first_max(least, open_)
         picks[:, step] = best
         open_.scatter_(1, best[:, None], False)
         least = torch.minimum(least, _row(distance, best))
     return picks
 
 
+@operation
 def greedy_cover(
     similarity: Tensor, count: Tensor, valid: Tensor, weight: Tensor | None = None, add: Tensor | None = None
 ) -> Tensor:
@@ -62,7 +66,7 @@ def greedy_cover(
     for step in range(picks.shape[1]):
         gain = (similarity - covered[..., None]).clamp_min(0).sum(1)
         gain = gain if weight is None else gain * weight
-        best = _first_max(gain if add is None else gain + add, open_)
+        best = first_max(gain if add is None else gain + add, open_)
         picks[:, step] = best
         open_.scatter_(1, best[:, None], False)
         column = similarity.gather(2, best[:, None, None].expand(-1, covered.shape[1], 1))[..., 0]
@@ -70,6 +74,7 @@ def greedy_cover(
     return picks
 
 
+@operation
 def greedy_volume(kernel: Tensor, count: Tensor, valid: Tensor) -> Tensor:
     """Pick, again and again, the token of largest residual variance (MAP of a determinantal point process).
 
@@ -87,7 +92,7 @@ def greedy_volume(kernel: Tensor, count: Tensor, valid: Tensor) -> Tensor:
     basis = kernel.new_zeros(b, picks.shape[1], n)
     open_ = valid.clone()
     for step in range(picks.shape[1]):
-        best = _first_max(residual, open_)
+        best = first_max(residual, open_)
         picks[:, step] = best
         open_.scatter_(1, best[:, None], False)
         known = basis[:, :step].gather(2, best[:, None, None].expand(b, step, 1))
@@ -108,7 +113,7 @@ def _row(matrix: Tensor, index: Tensor) -> Tensor:
     return matrix.gather(1, index[:, None, None].expand(-1, 1, matrix.shape[2]))[:, 0]
 
 
-def _first_max(score: Tensor, allowed: Tensor) -> Tensor:
+def first_max(score: Tensor, allowed: Tensor) -> Tensor:
     """(B,) the lowest index of the highest allowed score, also where all allowed scores are -inf."""
     score = score.masked_fill(~allowed, -torch.inf)
     best = score.amax(1, keepdim=True)

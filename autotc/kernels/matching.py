@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autotc.kernels.dispatch import operation
 
+
+@operation
 def bipartite_match(
     metric: Tensor,
     count: Tensor,
@@ -30,19 +33,32 @@ def bipartite_match(
         (B, N) int64, the token each token goes into: itself when it stays. Ties go to the lowest index.
     """
     b, n, _ = metric.shape
-    place = torch.arange(n, device=metric.device)
-    target = place.expand(b, n).clone()
-    receives = (place + prefix) % stride == stride - 1
-    to, away = receives.nonzero()[:, 0], (~receives).nonzero()[:, 0]
-    count = torch.minimum(count, valid.sum(1) * (stride - 1) // stride) * valid[:, to].any(1)
+    to, away, count = edge_roles(n, count, valid, prefix, stride)
     if not b or not int(count.max()):
-        return target
+        return torch.arange(n, device=metric.device).repeat(b, 1)
     unit = torch.nn.functional.normalize(metric.float(), dim=-1, eps=1e-12)
     edges = unit[:, away] @ unit[:, to].transpose(-1, -2)
     edges = edges.masked_fill(~valid[:, None, to], -torch.inf)
     best, match = edges.max(-1)
     best = best if penalty is None else best - penalty[:, away]
-    best = best.masked_fill(~valid[:, away], -torch.inf)
+    return sent(n, to, away, best.masked_fill(~valid[:, away], -torch.inf), match, count, valid)
+
+
+def edge_roles(
+    n: int, count: Tensor, valid: Tensor, prefix: int, stride: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the positions that receive, those that may be sent, and how many can be sent at most, (B,)."""
+    receives = (torch.arange(n, device=valid.device) + prefix) % stride == stride - 1
+    to, away = receives.nonzero()[:, 0], (~receives).nonzero()[:, 0]
+    most = valid.sum(1) * (stride - 1) // stride
+    return to, away, torch.minimum(count, most) * valid[:, to].any(1)
+
+
+def sent(
+    n: int, to: Tensor, away: Tensor, best: Tensor, match: Tensor, count: Tensor, valid: Tensor
+) -> Tensor:
+    """Return (B, N) where each token goes when the `count` best of `away` go to their match among `to`."""
+    target = torch.arange(n, device=best.device).repeat(len(best), 1)
     order = torch.argsort(best, dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
@@ -51,6 +67,15 @@ def bipartite_match(
     return target
 
 
+def segments(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens (B * N,) ordered by their targets, lowest first, and where each target's start."""
+    b, n = target.shape
+    flat = (target + torch.arange(b, device=target.device)[:, None] * n).flatten()
+    counts = torch.bincount(flat, minlength=b * n)
+    return torch.argsort(flat, stable=True), torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+@operation
 def bipartite_merge(x: Tensor, size: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Merge tokens into their targets by size-weighted mean, in place (tokens sent away become zero).
 

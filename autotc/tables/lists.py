@@ -159,6 +159,12 @@ def _workloads() -> list[dict[str, Any]]:
     return [{"name": name, "shape": load.describe()} for name, load in PROFILES.items()]
 
 
+def _kernels() -> list[dict[str, Any]]:
+    from autotc.kernels import dispatch
+
+    return dispatch.listing()
+
+
 def listing(what: str, storage: str | None = None, match: str | None = None) -> Any:
     """Return the rows of `autotc list WHAT` that hold every word of `match`, or the policy's JSON Schema.
 
@@ -172,6 +178,7 @@ def listing(what: str, storage: str | None = None, match: str | None = None) -> 
         "presets": _presets,
         "models": _models,
         "workloads": _workloads,
+        "kernels": _kernels,
         "studies": lambda: _studies(storage),
     }
     if what not in sources:

@@ -1,0 +1,157 @@
+"""How much faster policies are than the uncompressed model, next to the ratio of exact FLOPs; prediction beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from autotc.adapter import anatomy as anatomy_of
+from autotc.apply import compress
+from autotc.cost import estimate
+from autotc.device.building import prompt
+from autotc.device.clock import Times, timed
+from autotc.device.timing import Timing, predict
+from autotc.errors import AutotcError
+from autotc.policy import Policy
+from autotc.workload import Request, Workload
+
+
+def ragged(request: Request, batch: int) -> list[Request]:
+    """Return a batch of several resolutions: the request's, and its sides times 0.5, 0.75 and 1.5."""
+    scales = (1.0, 0.5, 0.75, 1.5)
+    return [
+        Request(
+            request.images,
+            max(28, int(request.width * scales[i % 4])),
+            max(28, int(request.height * scales[i % 4])),
+            prompt_tokens=request.prompt_tokens,
+            new_tokens=request.new_tokens,
+        )
+        for i in range(batch)
+    ]
+
+
+def compare(
+    model: Any,
+    on: str,
+    policies: Sequence[tuple[str, Policy]],
+    request: Request,
+    batches: Sequence[int],
+    device: torch.device,
+    *,
+    timing: Timing | None = None,
+    repeats: int = 20,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Time prefill and the whole answer, uncompressed and under each policy, batch by batch and on a ragged batch.
+
+    Returns:
+        One row a policy and batch (the uncompressed model first): `prefill` and `end_to_end` times and the
+        speed-up of both, `flops_ratio` (exact, tower included), `share_of_ratio` for the prefill, `predicted_ms` and
+        its error where there is a table, `kernels` the attention kernels that ran; or `error` in one line.
+    """
+    anatomy = anatomy_of(model)
+    shapes = [(str(b), [request] * b) for b in batches]
+    shapes.append(("ragged", ragged(request, 8 if device.type == "cuda" else 2)))
+    rows: list[dict[str, Any]] = []
+    for label, requests in shapes:
+        inputs = prompt(model, anatomy, requests, device)
+        base: dict[str, Times] = {}
+        for name, policy in [("uncompressed", None), *policies]:
+            say(f"batch {label}: {name}")
+            row: dict[str, Any] = {"batch": label, "policy": name, "on": on, "kind": "measured"}
+            rows.append(row)
+            try:
+                applied = nullcontext() if policy is None else compress(model, policy)
+                with torch.inference_mode(), applied:
+                    found = _times(model, inputs, request.new_tokens, device, repeats)
+                    row["kernels"] = _kernels(model, inputs, device)
+            except torch.OutOfMemoryError as error:
+                row["error"] = f"out of memory: {str(error).splitlines()[0]}"
+                torch.cuda.empty_cache()
+                continue
+            except AutotcError as error:
+                row["error"] = str(error)
+                continue
+            base = base or found
+            for part, times in found.items():
+                row[part] = times.as_dict()
+                row[f"{part}_speedup"] = base[part].median / times.median
+            row["flops_ratio"] = _ratio(policy, anatomy, requests)
+            row["share_of_ratio"] = row["prefill_speedup"] / row["flops_ratio"]
+            if timing is not None and label != "ragged":
+                expected = predict(timing, anatomy, policy, request, len(requests)).prefill_ms
+                row["predicted_ms"] = expected
+                row["prediction_error"] = expected / found["prefill"].median - 1
+    return rows
+
+
+def _times(
+    model: Any, inputs: dict[str, Any], new: int, device: torch.device, repeats: int
+) -> dict[str, Times]:
+    def generate(tokens: int) -> Any:
+        return model.generate(
+            **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
+        )
+
+    few = max(3, repeats // 4)
+    return {
+        "prefill": timed(lambda: generate(1), device, repeats),
+        "end_to_end": timed(lambda: generate(new), device, few, 1),
+    }
+
+
+def _ratio(policy: Policy | None, anatomy: Any, requests: Sequence[Request]) -> float:
+    """Return how many times fewer exact FLOPs the prefill takes, tower and the choosing included."""
+
+    def prefill(p: Policy | None) -> float:
+        total = 0.0
+        for request in requests:
+            parts = estimate(p, anatomy, Workload((request,))).parts
+            total += sum(parts[name] for name in ("tower", "projector", "prefill", "reducers"))
+        return total
+
+    return prefill(None) / prefill(policy)
+
+
+def _kernels(model: Any, inputs: dict[str, Any], device: torch.device) -> list[str]:
+    """Return the names of the attention kernels of one prefill, as the profiler saw them."""
+    if device.type != "cuda":
+        return []
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=0)
+        torch.cuda.synchronize(device)
+    words = ("flash", "fmha", "attention", "cudnn", "received", "row_log_sums")
+    names = {event.key for event in seen.key_averages()}
+    return sorted({n.split("<")[0][:80] for n in names if any(w in n.lower() for w in words)})
+
+
+def recipes(anatomy: Any, request: Request) -> list[tuple[str, Policy]]:
+    """Return published recipes at 4x and 10x fewer decoder FLOPs (the papers' counting) on a model.
+
+    Those that cannot be placed there, or do not fit the family, are left out.
+    """
+    from autotc.apply import check
+    from autotc.cost import full_cost, preset_policy
+    from autotc.reducer import reducers
+
+    workload = Workload((request,))
+    whole = full_cost(anatomy, workload).tflops_literature
+    found = []
+    for name in ("divprune", "visionzip", "fastv", "pyramiddrop"):
+        cls = reducers.get(name)
+        for times in (4, 10):
+            policy = preset_policy(cls, cls.presets[0], anatomy, workload, whole / times)
+            if policy is None:
+                continue
+            try:
+                check(policy, anatomy)
+            except AutotcError:
+                continue
+            found.append((f"{cls.presets[0].name}, {times}x fewer decoder FLOPs", policy))
+    return found
