@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -195,6 +196,7 @@ def test_newer_goes_by_the_month_of_the_first_version() -> None:
 # --- what is run ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", command.MODELS.values())
 def test_every_method_has_a_policy_at_every_budget_and_costs_no_more(model: str) -> None:
     from autotc.adapter import resolve_model
@@ -279,7 +281,7 @@ def test_analysis_writes_page_picture_and_verdict(tmp_path: Path, monkeypatch: p
     result = command.analyse(tmp_path)
     json.dumps(result, allow_nan=False)
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "VisionZip over FastV" in page and "nan" not in page.lower().replace("finance", "")
+    assert "VisionZip over FastV" in page and not re.search(r"\bnan\b", page, re.IGNORECASE)
     assert (tmp_path / "retention.png").stat().st_size > 20_000
     found = calibration.verdict("proxy:llava-tiny")
     assert found is not None and found.passed and found.label == "" and found.advice == ""

@@ -26,7 +26,7 @@ MODELS = {
 
 
 def measure(
-    proxy: str, examples: int, out: Path, processes: int | None, done: Callable[[int, int, str], None]
+    proxy: str, examples: int, out: Path, processes: int | None, done: Callable[[str], None]
 ) -> run.Measured:
     """Run the published methods on a proxy, going on with what the folder holds.
 
@@ -35,7 +35,7 @@ def measure(
         examples: a policy.
         out: folder of the .npz files.
         processes: that share the examples; default: one a core, at most four.
-        done: called after each policy with its number, how many there are, and a label.
+        done: called after each policy with a line that says which.
 
     Raises:
         SpecError: no such proxy.
@@ -56,7 +56,7 @@ def measure(
         out / f"{proxy}.npz",
         examples,
         processes or shared_cores(folder, os.cpu_count() or 1)["processes"],
-        lambda label: done(next(count), len(planned), label),
+        lambda label: done(f"{proxy} {next(count)}/{len(planned)}: {label}"),
     )
 
 

@@ -69,9 +69,7 @@ def bench_calibrate(
 
     if not analyse_only:
         for proxy in proxies or command.MODELS:
-            command.measure(
-                proxy, examples, out, None, lambda i, n, label, proxy=proxy: say(f"{proxy} {i}/{n}: {label}")
-            )
+            command.measure(proxy, examples, out, None, say)
     result = command.analyse(out)
     if as_json:
         print_json(result)
