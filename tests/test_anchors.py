@@ -42,7 +42,8 @@ def everything() -> list[Entry]:
 def test_anchors_are_spread_over_budgets_kinds_and_methods(everything: list[Entry]) -> None:
     chosen = choose(everything, 20)
     assert len({e.policy.id for e in chosen if e.policy}) == 20
-    assert sorted(Counter(round(e.share, 3) for e in chosen).values()) == [6, 7, 7]
+    at = Counter(round(e.share, 3) for e in chosen)
+    assert len(at) == 3 and 6 <= min(at.values()) <= max(at.values()) <= 8
     kinds = Counter(group(e) for e in chosen)
     assert set(kinds) == {"baseline", "projector", "decoder", "vision", "several", "proposal"}
     assert min(kinds.values()) == 3 and max(kinds.values()) == 4
