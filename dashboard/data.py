@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from autotc import pictures
-from autotc._outcomes import Outcomes, outcomes_from_columns
-from autotc.breakdown import GroupChange, by_group
 from autotc.export import BASELINES, Best, Member, choose, document, front, member
 from autotc.figures import Mark, Role
 from autotc.pareto import hypervolume_history, non_dominated
@@ -24,6 +23,10 @@ from autotc.policy import Number, Policy
 from autotc.store.engine import DEFAULT_URL
 from autotc.store.reader import Glance, Reader, Version, WorkRow
 from autotc.store.rows import StudyRow, TrialRow
+
+if TYPE_CHECKING:  # with them comes SciPy, which only one page needs
+    from autotc._outcomes import Outcomes
+    from autotc.breakdown import GroupChange
 
 WIDTH = NormalDist().inv_cdf(0.975)  # standard errors to either side of a 95 % interval
 SHOWN = 120  # characters of a name or a policy's description
@@ -311,6 +314,8 @@ def outcomes(view: StudyView, name: str, split: str) -> Outcomes | None:
 
 @st.cache_resource(max_entries=200, show_spinner=False)
 def _outcomes(url: str, trial: int, split: str, on: str, version: Version) -> Outcomes | None:
+    from autotc._outcomes import outcomes_from_columns
+
     columns = _reader(url).outcomes(trial, split)
     if not len(columns["id"]):
         return None
@@ -320,6 +325,8 @@ def _outcomes(url: str, trial: int, split: str, on: str, version: Version) -> Ou
 
 def group_changes(view: StudyView, name: str) -> tuple[list[GroupChange], str] | None:
     """Return what becomes of each question type, the largest loss first, and the split it was measured on."""
+    from autotc.breakdown import by_group
+
     for split in ("held-out", "selection", "search"):
         found = outcomes(view, name, split)
         if found is not None and len(found):
