@@ -60,6 +60,14 @@ def search(
     examples: Annotated[
         int | None, typer.Option("--examples", help="Examples a trial is measured on (256).")
     ] = None,
+    selection_examples: Annotated[
+        int | None,
+        typer.Option("--selection-examples", help="Other examples, on which the front is confirmed (256)."),
+    ] = None,
+    heldout_examples: Annotated[
+        int | None,
+        typer.Option("--heldout-examples", help="Others again, on which claims are made (512)."),
+    ] = None,
     trials: Annotated[
         int | None, typer.Option("--trials", help="Trials in total, those stored included.")
     ] = None,
