@@ -143,13 +143,15 @@ def run(asked: Asked, say: Callable[[str], None]) -> Real:
     )
     say("3/3 three budgets")
     workload = task.workload()  # type: ignore[attr-defined]
-    for number, share in enumerate(SHARES, 1):
-        tokens = round(share * OF)
-        limit = _limit(pair, share, workload)
+    limits = {round(share * OF): _limit(pair, share, workload) for share in SHARES}
+    for number, (tokens, limit) in enumerate(limits.items(), 1):
         say(
             f"{tokens} of {OF} tokens: at most {limit:.1f} TFLOP per 1,000 requests, {number * asked.trials} trials"
         )
-        budget = _budget(asked, study, tokens, limit, number)
+        _searched(asked, study, limit, number, asked.quiet)
+    for number, (tokens, limit) in enumerate(limits.items(), 1):
+        # answered from what all three have stored, so that a second run reads the same
+        budget = _budget(asked, tokens, limit, _searched(asked, study, limit, number, True))
         found.budgets.append(budget)
         if budget.chosen is not None:
             path = asked.out / f"policy-{tokens}.json"
@@ -194,7 +196,8 @@ def _best_so_far(asked: Asked, pair: Pair, say: Callable[[str], None]) -> Path |
     return None
 
 
-def _budget(asked: Asked, study: str, tokens: int, limit: float, number: int) -> Budget:
+def _searched(asked: Asked, study: str, limit: float, number: int, quiet: bool) -> Result:
+    """Search under a limit until the study has `number` times the trials of one budget."""
     options = {
         "model": asked.model,
         "data": asked.data,
@@ -209,9 +212,14 @@ def _budget(asked: Asked, study: str, tokens: int, limit: float, number: int) ->
         "storage": asked.storage,
         "device": asked.device,
     }
-    result = search(options, asked.quiet)
+    result = search(options, quiet)
     if result.state == "interrupted":
         raise KeyboardInterrupt
+    return result
+
+
+def _budget(asked: Asked, tokens: int, limit: float, result: Result) -> Budget:
+    """Read the front of a budget from the study, and write it and its best policy."""
     view = FrontView.read(Store(asked.storage), result.study, limit, "literature")
     rows = [m.as_dict() for m in (*view.front, *_references(result, limit))]
     text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
