@@ -277,6 +277,7 @@ def test_a_pass_on_other_models_only_is_no_pass() -> None:
 def test_analysis_writes_page_picture_and_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "FILE", tmp_path / "verdict.json")
     calibration._read.cache_clear()
+    calibration.publish({"someone-s": {"passed": False}})
     measured(ordered(RIGHT + REST)).write(tmp_path / "llava-tiny.npz")
     result = command.analyse(tmp_path)
     json.dumps(result, allow_nan=False)
@@ -286,6 +287,7 @@ def test_analysis_writes_page_picture_and_verdict(tmp_path: Path, monkeypatch: p
     found = calibration.verdict("proxy:llava-tiny")
     assert found is not None and found.passed and found.label == "" and found.advice == ""
     assert found.pairs == 13 and found.concordance == 1.0
+    assert set(calibration._read()) == {"someone-s", "llava-tiny"}  # other proxies keep their verdicts
     calibration._read.cache_clear()
 
 

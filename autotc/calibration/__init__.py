@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from autotc.calibration.frozen import frozen
+from autotc.errors import SpecError
 
 FILE = Path(__file__).with_name("verdict.json")
 DEMO = "mechanics demo"
@@ -91,6 +92,23 @@ def named(name: str) -> str:
     """Return the name of what was measured with its label, e.g. "proxy:llava-tiny (mechanics demo)"."""
     found = verdict(name)
     return f"{name} ({found.label})" if found is not None and found.label else name
+
+
+def publish(found: dict[str, dict]) -> None:
+    """Write verdicts where `verdict` reads them; those of other proxies stay.
+
+    Args:
+        found: by proxy, from `study.verdicts`.
+
+    Raises:
+        SpecError: the package's folder cannot be written to.
+    """
+    text = json.dumps({**_read(), **found}, indent=1, ensure_ascii=False, sort_keys=True)
+    try:
+        FILE.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{FILE}: cannot be written: {error.strerror or error}") from error
+    _read.cache_clear()
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -79,8 +78,5 @@ def analyse(out: Path) -> dict[str, Any]:
     result = study.calibration(measured)
     picture.write(result, out / "retention.png")
     write_text(out / "README.md", page.write(result, "retention.png"))
-    write_text(
-        calibration.FILE,
-        json.dumps(study.verdicts(result), indent=1, ensure_ascii=False, sort_keys=True) + "\n",
-    )
+    calibration.publish(study.verdicts(result))
     return result

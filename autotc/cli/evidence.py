@@ -49,7 +49,9 @@ def bench_calibrate(
     proxies: Annotated[
         list[str] | None, typer.Option("--proxy", help="Only this one; may be given several times.")
     ] = None,
-    examples: Annotated[int, typer.Option("--examples", min=2, help="Scenes a policy; see the page.")] = 256,
+    examples: Annotated[
+        int, typer.Option("--examples", min=2, help="Questions a policy; another number starts again.")
+    ] = 256,
     analyse_only: Annotated[
         bool, typer.Option("--analyse-only", help="Run nothing; analyse the outcomes that the folder holds.")
     ] = False,
