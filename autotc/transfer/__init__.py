@@ -74,7 +74,7 @@ def make(
     text += (
         "No model can be expected to agree better with a proxy than its twins do."
         if allowed
-        else f"Below {LEAST}: which of two policies of equal cost is better on another model, a proxy cannot say."
+        else f"Below {LEAST}: nothing is said about which of two policies of equal cost is better on another model."
     )
     return Ceiling(
         family, value, low, high, overall, corrected, n_policies, examples, tuple(models), allowed, text
