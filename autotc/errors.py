@@ -7,6 +7,7 @@ AutotcError                 anything autotc can explain
 │   └── ModelError          an unknown or unsupported model
 ├── UnsupportedError        a combination that is refused by name until it is tested
 └── StoreError              the database: wrong program, wrong version, unreachable, full
+    └── StoreAway           it does not answer now, and may in a moment
 """
 
 
@@ -44,3 +45,7 @@ class StoreError(AutotcError):
     """The database cannot be used as asked."""
 
     exit_code = 2
+
+
+class StoreAway(StoreError):
+    """The database does not answer now: it is restarting, busy or out of reach, and may be back in a moment."""

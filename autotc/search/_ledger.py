@@ -21,10 +21,11 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autotc.errors import StoreError
+from autotc.errors import StoreAway, StoreError
 from autotc.search import samplers
 from autotc.search._inverse import allowed
 from autotc.search.objectives import OBJECTIVES
+from autotc.store.engine import KEEPALIVE, away
 
 _PRESETS = "autotc:presets"
 _LIVE = (TrialState.COMPLETE, TrialState.RUNNING)
@@ -45,7 +46,8 @@ def storing(shown: str) -> Iterator[None]:
         yield
     except optuna.exceptions.StorageInternalError as error:
         cause = error.__cause__
-        raise StoreError(f"{shown}: {getattr(cause, 'orig', None) or cause or error}") from error
+        kind = StoreAway if away(cause) else StoreError
+        raise kind(f"{shown}: {getattr(cause, 'orig', None) or cause or error}") from error
 
 
 class Ledger:
@@ -64,9 +66,11 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._shown, self._sampler, self._seed, self._workers = shown, sampler, seed, workers
         sqlite = url.startswith("sqlite")
-        connect = {"connect_args": {"factory": _FastConnection, "timeout": 60}} if sqlite else {}
+        connect = {"factory": _FastConnection, "timeout": 60} if sqlite else KEEPALIVE
         with storing(shown):
-            self._storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **connect})
+            self._storage = RDBStorage(
+                url, engine_kwargs={"pool_pre_ping": True, "connect_args": dict(connect)}
+            )
             self.study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,

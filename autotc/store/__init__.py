@@ -1,13 +1,15 @@
-"""The only door to SQL: studies, trials, per-example outcomes, published fronts, calibrations of proxies."""
+"""The only door to SQL: studies, trials, outcomes, published fronts, calibrations, jobs and tokens."""
 
 from autotc.store.rows import (
     AnchorRow,
     CalibrationRow,
     FrontMemberRow,
     FrontRow,
+    JobRow,
     LeaseRow,
     LookRow,
     StudyRow,
+    TokenRow,
     TrialRow,
 )
 from autotc.store.store import Store
@@ -17,9 +19,11 @@ __all__ = [
     "CalibrationRow",
     "FrontMemberRow",
     "FrontRow",
+    "JobRow",
     "LeaseRow",
     "LookRow",
     "Store",
     "StudyRow",
+    "TokenRow",
     "TrialRow",
 ]

@@ -16,13 +16,23 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from autotc.errors import StoreError
+from autotc.errors import StoreAway, StoreError
 
 DEFAULT_URL = "sqlite:///autotc.db"
 BUSY_SECONDS = 30
+# a peer that is gone without a word is noticed within a minute, and no transaction outlives its worker by more
+KEEPALIVE = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+    "options": "-c idle_in_transaction_session_timeout=60s",
+}
 _SECRET_KEYS = ("password", "sslpassword")
 _SCHEMA_LOCK = 0x6175746F7463  # "autotc": the advisory lock under which a schema is changed
 
@@ -82,8 +92,9 @@ def make_engine(url: URL, read_only: bool = False) -> Engine:
     """
     options: dict[str, Any] = {"json_serializer": _dump_json}
     if url.get_backend_name() != "sqlite":
+        options["connect_args"] = dict(KEEPALIVE)
         if read_only:
-            options["connect_args"] = {"options": "-c default_transaction_read_only=on"}
+            options["connect_args"]["options"] += " -c default_transaction_read_only=on"
         try:
             # trials take minutes: a connection may be dead by the time it is needed again
             return create_engine(url, pool_pre_ping=True, pool_recycle=1800, **options)
@@ -191,7 +202,15 @@ def explained(url: URL) -> Iterator[None]:
         message = f"{shown(url)}: {_explain(error.orig, url)}"
         for secret in secrets(url):
             message = message.replace(secret, "***")
-        raise StoreError(message) from error
+        raise (StoreAway if away(error) else StoreError)(message) from error
+
+
+def away(error: BaseException | None) -> bool:
+    """Return whether an error says that the database does not answer now, and may in a moment."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    code = getattr(error.orig, "sqlite_errorname", None)
+    return code is None or code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 def _explain(error: BaseException | None, url: URL) -> str:

@@ -37,7 +37,8 @@ def studies(connection: Connection, name: str | None) -> list[StudyRow]:
     counts: dict[int, dict[str, int]] = defaultdict(dict)
     for study_id, state, count in connection.execute(counted):
         counts[study_id][state] = count
-    found = connection.execute(select(*Study.__table__.columns).where(*where).order_by(Study.id))
+    shown = [c for c in Study.__table__.columns if c.name in StudyRow.__dataclass_fields__]
+    found = connection.execute(select(*shown).where(*where).order_by(Study.id))
     return [StudyRow(**row._mapping, counts=counts[row.id]) for row in found]
 
 

@@ -91,6 +91,34 @@ class LeaseRow(Row):
 
 
 @dataclass(frozen=True)
+class JobRow(Row):
+    """A search that was asked for: queued, running, stopping; then finished, stopped or failed with a reason.
+
+    `submitted_by` names the token it came with over HTTP; None for one from a command line.
+    """
+
+    id: int
+    state: str
+    spec: dict[str, Any]
+    study: str | None
+    submitted_by: str | None
+    reason: str | None
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+
+
+@dataclass(frozen=True)
+class TokenRow(Row):
+    """A bearer token; its secret is not stored."""
+
+    name: str
+    scopes: list[str]
+    created: datetime
+    revoked: datetime | None
+
+
+@dataclass(frozen=True)
 class LookRow(Row):
     """A look at a split."""
 

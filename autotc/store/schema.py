@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeDecorator
 
 # Every revision, oldest first. The id carries the first autotc that knows it, so that an older autotc
 # which meets a newer database can say which version it needs.
-REVISIONS: tuple[str, ...] = ("v0.1.0.a", "v0.1.0.b")
+REVISIONS: tuple[str, ...] = ("v0.1.0.a", "v0.1.0.b", "v0.1.0.c")
 
 # Optuna keeps its tables in the same database and its version in Alembic's default table, hence our own.
 VERSION_TABLE = "autotc_alembic_version"
@@ -68,6 +68,9 @@ class Study(Base):
     model: Mapped[dict[str, Any]]
     evaluated_on: Mapped[str]
     created: Mapped[datetime]
+    # of several workers one measures the front on the other splits
+    closer: Mapped[str | None]
+    closer_until: Mapped[datetime | None]
 
 
 class PolicyDocument(Base):
@@ -101,6 +104,8 @@ class Trial(Base):
     seconds: Mapped[float | None]
     created: Mapped[datetime]
     finished: Mapped[datetime | None]
+    # evaluation processes that ended while they ran it
+    losses: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Metric(Base):
@@ -252,6 +257,36 @@ class Anchor(Base):
     numbers: Mapped[list[Any]]
     outcomes: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     reason: Mapped[str | None]
+
+
+class Job(Base):
+    """A search that was asked for; any worker takes it up. `study` is known from then on."""
+
+    __tablename__ = "job"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(index=True)
+    spec: Mapped[dict[str, Any]]
+    study: Mapped[str | None]
+    submitted_by: Mapped[str | None]
+    reason: Mapped[str | None]
+    created: Mapped[datetime]
+    started: Mapped[datetime | None]
+    finished: Mapped[datetime | None]
+
+
+class Token(Base):
+    """A bearer token of the HTTP service, known by the digest of its secret only."""
+
+    __tablename__ = "token"
+    __table_args__ = (UniqueConstraint("name"), UniqueConstraint("digest"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    digest: Mapped[str]
+    scopes: Mapped[list[Any]]
+    created: Mapped[datetime]
+    revoked: Mapped[datetime | None]
 
 
 TABLES = frozenset(Base.metadata.tables)

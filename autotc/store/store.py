@@ -16,6 +16,7 @@ from autotc.errors import SpecError, StoreError
 from autotc.policy import Number, Policy
 from autotc.store import columns, engine, read, write
 from autotc.store.calibrations import Calibrations
+from autotc.store.jobs import Jobs
 from autotc.store.rows import FrontRow, LeaseRow, LookRow, StudyRow, TrialRow, split_policy
 from autotc.store.schema import (
     Cost,
@@ -37,7 +38,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Store(Calibrations):
+class Store(Calibrations, Jobs):
     """The database of studies.
 
     Args:
@@ -294,6 +295,30 @@ class Store(Calibrations):
             gone = delete(Lease).where(Lease.expires <= _now())
             rows = connection.execute(gone.returning(Lease.trial_id, Lease.worker, Lease.expires)).all()
             return read.leases(connection, rows)
+
+    def release_all(self, worker: str) -> int:
+        """Give all leases of a worker back, the closing of studies included; return how many trials there were."""
+        with self._write() as connection:
+            closing = update(Study).where(Study.closer == worker)
+            connection.execute(closing.values(closer=None, closer_until=None))
+            return connection.execute(delete(Lease).where(Lease.worker == worker)).rowcount
+
+    def add_loss(self, trial_id: int) -> int:
+        """Count an evaluation process that ended while it ran a trial; return how many did so far."""
+        with self._write() as connection:
+            self._study_of(connection, trial_id)
+            more = update(Trial).where(Trial.id == trial_id).values(losses=Trial.losses + 1)
+            return int(connection.execute(more.returning(Trial.losses)).scalar_one())
+
+    def close_study(self, name: str, worker: str, seconds: float) -> bool:
+        """Take, or keep, the closing of a study for some seconds; False while another worker has it."""
+        now = _now()
+        with self._write() as connection:
+            study_id = self._study_id(connection, name)
+            free = Study.closer.is_(None) | (Study.closer_until <= now) | (Study.closer == worker)
+            mine = update(Study).where(Study.id == study_id, free)
+            until = now + timedelta(seconds=seconds)
+            return connection.execute(mine.values(closer=worker, closer_until=until)).rowcount == 1
 
     # --- looks and fronts ---
 

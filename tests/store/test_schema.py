@@ -159,6 +159,23 @@ def test_a_database_of_the_second_revision_is_read_and_upgraded(tmp_path: Path) 
     store.close()
 
 
+def test_a_database_of_the_third_revision_is_read_and_upgraded(tmp_path: Path) -> None:
+    shutil.copy(ASSETS / "revision_v0.1.0.c.sqlite", tmp_path / "third.db")
+    store = Store(f"sqlite:///{tmp_path}/third.db", check=False)
+    assert store.upgrade()[1] == schema.REVISIONS[-1]
+    check_asset(store)
+    done, waiting = store.jobs()
+    assert (done.state, done.study, done.submitted_by) == ("finished", "typical", "ci")
+    assert (waiting.state, waiting.spec, waiting.started) == ("queued", {"model": "llava-1.5-7b"}, None)
+    assert [(t.name, t.scopes, t.revoked is None) for t in store.tokens()] == [
+        ("ci", ["read", "submit"], True),
+        ("old", ["read"], False),
+    ]
+    assert store.token("0" * 64) is not None and store.token("1" * 64) is None
+    assert store.add_loss(store.trials("typical", state="running")[0].id) == 2
+    store.close()
+
+
 def test_an_older_schema_is_refused_with_the_command_and_upgraded_by_it(
     old: str, future: Callable[..., None]
 ) -> None:
