@@ -5,7 +5,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: search real test check lint types imports format catalogue clean
+.PHONY: search real test check lint types imports format catalogue gpu-wheels gpu-test gpu-bench clean
 
 search: $(VENV)/.ready  ## the main job: search, store, print the front
 	$(BIN)/autotc search --model qwen2.5-vl --max-tflops 800 $(ARGS)
@@ -35,6 +35,37 @@ format: $(VENV)/.ready
 
 catalogue: $(VENV)/.ready  ## what README.md and studies/catalogue.md list, from the registry
 	$(BIN)/python -m autotc.tables.pages .
+
+# On a machine with an NVIDIA GPU, with its own torch, transformers and CuPy: GPU_PYTHON is that Python. What it lacks
+# besides is in GPU_WHEELS; `make gpu-wheels` fetches them beforehand for a machine without a network.
+GPU_PYTHON  ?= python3
+GPU_VERSION ?= 3.12
+GPU_WHEELS  := pydantic typer rich nvidia-ml-py pytest scipy
+GPU_SITE    := .gpu/site
+GPU_MODELS  ?= qwen2.5-vl llava-1.5-7b
+GPU_RUN     := PYTHONPATH=$(GPU_SITE):. PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 $(GPU_PYTHON)
+GPU_AUTOTC  := $(GPU_RUN) -c "from autotc.cli import main; main()"
+
+gpu-wheels:             ## fetch what gpu-test needs besides torch, transformers and CuPy
+	$(PYTHON) -m pip download --quiet --only-binary=:all: --python-version $(GPU_VERSION) -d .gpu/wheels $(GPU_WHEELS)
+
+$(GPU_SITE)/.ready: Makefile
+	mkdir -p $(GPU_SITE)
+	for name in $(GPU_WHEELS); do $(GPU_PYTHON) -m pip show --quiet $$name 2>/dev/null || \
+	  $(GPU_PYTHON) -m pip install --quiet --target $(GPU_SITE) --upgrade \
+	    $$(test -d .gpu/wheels && echo --no-index --find-links .gpu/wheels) $$name || exit 1; done
+	touch $@
+
+gpu-test: $(GPU_SITE)/.ready   ## every operation on the GPU against its reference; needs a GPU, fails without
+	$(GPU_RUN) -c "from autotc.device.table import device_of; print(*device_of('cuda'))"
+	$(GPU_RUN) -m pytest -rs tests/kernels/test_gpu.py $(ARGS)
+
+gpu-bench: $(GPU_SITE)/.ready  ## write studies/kernels/results.csv and studies/device/<gpu>.json; safe to run again
+	$(GPU_AUTOTC) list kernels
+	$(GPU_AUTOTC) bench kernels --out studies/kernels/results.csv
+	$(GPU_AUTOTC) bench device $(foreach m,$(GPU_MODELS),--model $(m)) --out studies/device
+	for m in $(GPU_MODELS); do $(GPU_AUTOTC) bench apply --model $$m --table auto \
+	  --out studies/device/apply-$$m.json || exit 1; done
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -19,7 +19,11 @@ Device = Annotated[
 ]
 Repeats = Annotated[int, typer.Option("--repeats", min=3, help="Timed runs of each, after a warm-up.")]
 Table = Annotated[
-    Path | None, typer.Option("--table", help="A device table (studies/device/<gpu>.json) to predict from.")
+    Path | None,
+    typer.Option(
+        "--table",
+        help="A device table to predict from; bench apply: auto is studies/device/<gpu>.json, where there is one.",
+    ),
 ]
 
 
@@ -151,6 +155,9 @@ def bench_apply(
     else:
         chosen = speed.recipes(numbers, request)
     chosen = [(name, p.model_copy(update={"status": "verified"})) for name, p in chosen]
+    if table_file == Path("auto"):
+        found = Path("studies/device") / f"{_slug(gpu)}.json"
+        table_file = found if found.exists() else None
     timing = None if table_file is None else DeviceTable.read(table_file, _named(numbers, model, real))
     rows = speed.compare(
         built, on, chosen, request, batches or ((1, 8, 64) if real else (1,)), where,

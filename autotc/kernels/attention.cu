@@ -48,6 +48,7 @@ DEVICE void scores(float (&score)[2][4][4], const Fragments&, const scalar* rows
                 const float* a = rows + (m * 16 + lane() / 4 + i / 2 * 8) * PITCH;
                 const float* b = columns + (c * 8 + lane() % 4 * 2 + i % 2) * PITCH;
                 float sum = 0;
+#pragma unroll 4
                 for (int d = 0; d < HEAD; d++) sum += a[d] * b[d];
                 score[m][c][i] = sum;
             }

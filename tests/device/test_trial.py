@@ -1,0 +1,151 @@
+"""Measured trials and device tables with the small proxy on the CPU: the same code as on a GPU, never called one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from autotc.adapter import anatomy
+from autotc.cli import app
+from autotc.device import table, trial
+from autotc.device.building import prompt
+from autotc.device.clock import Times
+from autotc.device.timing import Table, predict
+from autotc.errors import SpecError, UnsupportedError
+from autotc.kernels import bench
+from autotc.policy import Number
+from autotc.proxies import proxy_folder
+from autotc.workload import Request
+from tests.apply import tiny
+
+SMALL = Request(width=56, height=56, prompt_tokens=8, new_tokens=3)
+on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is wanted")
+
+
+def test_a_trial_runs_in_a_process_of_its_own_and_says_where() -> None:
+    found = trial.measure(str(proxy_folder("qwen2_5_vl")), None, [SMALL, SMALL], device="cpu", repeats=3)
+    numbers = {n["name"]: Number(**n) for n in found["numbers"]}
+    assert set(numbers) == {
+        "latency_ms", "latency_ms_p10", "latency_ms_p90", "decode_ms_per_token", "end_to_end_ms"
+    }  # fmt: skip
+    assert all(n.kind == "measured" and n.value > 0 and n.n for n in numbers.values())
+    assert numbers["latency_ms_p10"].value <= numbers["latency_ms"].value <= numbers["latency_ms_p90"].value
+    assert found["device"] == "cpu" and found["card"] is None and found["out_of_memory"] is None
+
+
+@on_cpu
+def test_without_a_gpu_nothing_is_measured_in_its_place() -> None:
+    with pytest.raises(UnsupportedError, match="torch sees no NVIDIA GPU"):
+        trial.measure("qwen2.5-vl", None, [SMALL], device="cuda:0")
+
+
+def test_an_out_of_memory_error_tells_the_need() -> None:
+    text = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.1 GiB"
+    assert trial._need(text, torch.device("cpu"))["asked_gib"] == 2.5
+    assert trial._need("Tried to allocate 512.00 MiB.", torch.device("cpu"))["asked_gib"] == 0.5
+    assert trial._need("something else", torch.device("cpu"))["asked_gib"] is None
+
+
+def test_times_are_ordered_and_their_error_is_that_of_a_median() -> None:
+    times = Times(tuple(float(i) for i in range(1, 22)))
+    assert (times.median, times.p10, times.p90) == (11.0, 3.0, 19.0)
+    assert Times((1.0, 2.0)).median == 1.5
+    draws = torch.randn(400, 101, generator=torch.Generator().manual_seed(0)).sort(1).values
+    spread = float(draws[:, 50].std())
+    mean = sum(Times(tuple(row)).stderr for row in draws.tolist()) / len(draws)
+    assert mean == pytest.approx(spread, rel=0.15)  # 400 draws tell a standard deviation to 4 %
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])
+def test_prompts_fit_their_model(kind: str) -> None:
+    model = tiny.model(kind)
+    numbers = anatomy(model)
+    requests = [Request(width=24, height=24, prompt_tokens=9), Request(width=24, height=16, prompt_tokens=5)]
+    inputs = prompt(model, numbers, requests, torch.device("cpu"))
+    expected = [numbers.visual_tokens(r.width, r.height) for r in requests]
+    assert (inputs["input_ids"] == tiny.IMAGE).sum(1).tolist() == expected
+    lengths = [n + r.prompt_tokens for n, r in zip(expected, requests, strict=True)]
+    assert inputs["attention_mask"].sum(1).tolist() == lengths
+    with torch.inference_mode():
+        assert model(**inputs).logits.isfinite().all()
+
+
+def test_a_table_is_measured_read_and_predicts_its_own_points(tmp_path: Path) -> None:
+    folder = str(proxy_folder("qwen2_5_vl"))
+    model, on = table.random_model(folder, torch.device("cpu"), torch.float32)
+    entry = table.measure(model, on, torch.device("cpu"), repeats=3, **table.SMALL)
+    numbers = anatomy(model)
+    entry |= {"choose_ms": {"uniform": 0.5}, "choose_at": {"tokens": 16, "batch": 1}}
+    data = table.joined({}, "cpu (not a GPU)", 2.0**34, torch.device("cpu"), {numbers.id: entry}, None)
+    path = tmp_path / "cpu.json"
+    path.write_text(json.dumps(data))
+    timing = Table.read(path, numbers)
+    for n, b, ms in entry["layer_ms"]:
+        assert timing.layer_ms(n, b) == pytest.approx(ms)
+    found = predict(timing, numbers, None, SMALL, 2)
+    assert found.kind == "measured" and found.prefill_ms > found.choose_ms == 0.0
+    assert found.memory_bytes > sum(p.numel() * 4 for p in model.parameters())
+    again = table.joined(data, "cpu (not a GPU)", 2.0**34, torch.device("cpu"), {"other": entry}, None)
+    assert set(again["models"]) == {numbers.id, "other"}
+    with pytest.raises(SpecError, match="no measurements of"):
+        Table.read(path, anatomy("llava-1.5-7b"))
+    path.write_text("{}")
+    with pytest.raises(SpecError, match="schema"):
+        Table.read(path, numbers)
+
+
+def test_results_are_replaced_and_not_repeated() -> None:
+    one = bench.Result(
+        "gather_rows", "wide", "float32", "cuda", 1.0, 0.9, 1.1, "copy bandwidth", 0.8, "", "A", "2", "t"
+    )
+    other = bench.Result(
+        "gather_rows", "wide", "float32", "cuda", 2.0, 1.9, 2.1, "copy bandwidth", 0.4, "", "B", "2", "t"
+    )
+    first = bench.table([one])
+    both = bench.table([other], first)
+    again = bench.table([one], both)
+    rows = list(csv.DictReader(io.StringIO(again)))
+    assert sorted((row["gpu"], row["median_ms"]) for row in rows) == [("A", "1.0"), ("B", "2.0")]
+
+
+def run(*words: str) -> tuple[int, Any, str]:
+    done = CliRunner().invoke(app, ["bench", *words, "--json"])
+    if done.exit_code:
+        return done.exit_code, None, str(done.exception)
+    return 0, json.loads(done.stdout), done.stderr
+
+
+@on_cpu
+def test_commands_refuse_without_a_gpu() -> None:
+    for command in ("kernels", "apply", "device"):
+        code, _, message = run(command)
+        assert code != 0 and "sees no NVIDIA GPU" in message and "Nothing was measured" in message
+
+
+def test_bench_kernels_on_a_cpu_has_no_cuda_figures() -> None:
+    code, found, _ = run("kernels", "--device", "cpu", "--operation", "gather_rows", "--repeats", "3")
+    assert code == 0 and found["gpu"] == "cpu (not a GPU)"
+    assert {r["provider"] for r in found["results"]} == {"cuda", "reference"}
+    assert all(r["median_ms"] is None for r in found["results"] if r["provider"] == "cuda")
+    assert run("kernels", "--device", "cpu", "--operation", "gather")[0] != 0
+
+
+def test_bench_serving_names_what_it_rests_on() -> None:
+    code, found, _ = run("serving", "--gpu-hour-price", "2.5", "--requests", "60")
+    (row,) = found["rows"]
+    assert code == 0 and row["kind"] == "simulated" and row["rests_on"].startswith("estimated times")
+    assert row["cost_per_million"] == pytest.approx(2.5 / 3600 / row["requests_per_s"] * 1e6)
+
+
+def test_the_environment_is_left_alone() -> None:
+    before = dict(os.environ)
+    run("serving", "--requests", "60")
+    assert dict(os.environ) == before
