@@ -178,8 +178,7 @@ def front(
 def dressed(figure: go.Figure, height: int, dark: bool = False) -> go.Figure:
     """Return a figure of `autotc.charts` as a page shows it: its height, slim margins, colours for its ground."""
     figure.update_layout(template=None, **_frame(height))
-    for note in figure.layout.annotations:
-        note.xshift = 6 if note.xanchor == "left" else note.xshift
+    _spread([note for note in figure.layout.annotations if note.xanchor == "left"])
     if dark:
         swap = {COLOURS[role].lower(): DARK[role] for role in DARK if role in COLOURS}
         for trace in figure.data:
@@ -187,6 +186,19 @@ def dressed(figure: go.Figure, height: int, dark: bool = False) -> go.Figure:
                 if part is not None and isinstance(part.color, str):
                     part.color = swap.get(part.color.lower(), part.color)
     return figure
+
+
+def _spread(notes: Sequence[Any]) -> None:
+    """Move notes that stand to the right of their places up where they would lie on an earlier one."""
+    wide = 0.22 * max((note.x for note in notes), default=1.0)
+    tall = 0.09 * max((note.y for note in notes), default=1.0)
+    taken: list[tuple[float, float]] = []
+    for note in notes:
+        y = note.y
+        while any(abs(note.x - a) < wide and abs(y - b) < tall for a, b in taken):
+            y += tall
+        taken.append((note.x, y))
+        note.xshift, note.yshift = 6, 15 * (y - note.y) / tall if tall else 0
 
 
 def _beyond(marks: Sequence[Mark]) -> list[Mark]:

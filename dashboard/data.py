@@ -508,7 +508,9 @@ def axis_title(axis: Axis) -> str:
     if axis.name.startswith("tflops_"):
         count = "papers' count" if axis.name.endswith("literature") else "exact count"
         return f"TFLOP per 1,000 requests ({count}, estimated)"
-    return f"{axis}, 95 % interval" if axis.kind == "measured" else str(axis)
+    if axis.kind == "measured":
+        return f"{axis.name.replace('_', ' ')} ({axis.split or axis.unit}), 95 % interval"
+    return str(axis)
 
 
 def sentence(view: StudyView, chosen: Picked, name: str, limit: float | None) -> str:

@@ -6,7 +6,7 @@ import hmac
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,42 +86,55 @@ def choose_study(label: str = "Study") -> StudyView:
     names = list(data.versions())[::-1]
     if not names:
         no_study()
+    _adopt("study", names, names[0])
     chosen = st.selectbox(
-        label,
-        names,
-        key="study",
-        bind="query-params",
-        format_func=data.short,
-        on_change=_forget,
+        label, names, key="study", format_func=data.short, on_change=_forget, persist_state="session"
     )
+    _publish("study")
     return data.study(chosen)
 
 
 def _forget() -> None:
-    # trial numbers and budgets of another study mean nothing here
-    for key in ("trial", "budget", "other", "counts", "clicked", "beside"):
+    # trial numbers of another study mean nothing here
+    for key in ("trial", "other", "clicked", "beside"):
         st.session_state.pop(key, None)
 
 
-def choose_policy(view: StudyView, chosen: Picked, key: str = "trial", label: str = "Policy") -> str | None:
+def choose_policy(view: StudyView, chosen: Picked) -> str | None:
     """Let the visitor choose a policy (kept in the URL) and return its name; None where there is none."""
-    current = st.session_state.get(key) or st.query_params.get(key)
+    _adopt("trial", view.members, chosen.best)
+    current = st.session_state.get("trial")
     references = [name for name, m in view.members.items() if m.reference]
-    extra = [current] if current in view.members else []
-    options = list(dict.fromkeys([*chosen.names, *extra, *references]))
+    options = list(dict.fromkeys([*chosen.names, *([current] if current else []), *references]))
     if not options:
         return None
-    best = options.index(chosen.best) if chosen.best in options else 0
-    if st.session_state.get(key) not in options:
-        st.session_state.pop(key, None)
-    return st.selectbox(
-        label,
+    name = st.selectbox(
+        "Policy",
         options,
-        index=best,
-        key=key,
-        bind="query-params",
+        key="trial",
         format_func=lambda name: f"{title(view, name)} · {view.described[name]}",
+        persist_state="session",
     )
+    _publish("trial")
+    return name
+
+
+def _adopt(key: str, allowed: Container[str], otherwise: str | None) -> None:
+    """Take a choice from the URL where it was changed there since it was last written, as by going back."""
+    asked = st.query_params.get(key)
+    if asked in allowed and asked != st.session_state.get(f"url {key}"):
+        st.session_state[key] = asked
+    if st.session_state.get(key) not in allowed:
+        st.session_state.pop(key, None)
+        if otherwise is not None:
+            st.session_state[key] = otherwise
+
+
+def _publish(key: str) -> None:
+    chosen = st.session_state[key]
+    if st.query_params.get(key) != chosen:
+        st.query_params[key] = chosen
+    st.session_state[f"url {key}"] = chosen
 
 
 def title(view: StudyView, name: str) -> str:
@@ -143,7 +156,11 @@ def download(policy: Policy, kind: str = "primary", key: str = "download") -> No
     )
 
 
-def plot(figure: Any, key: str, alt: str, **options: Any) -> Any:
-    """Show a figure without the toolbar's clutter."""
-    config = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
-    return st.plotly_chart(figure, key=key, config={**config, "displayModeBar": "hover"}, alt=alt, **options)
+def plot(figure: Any, key: str, alt: str, tools: bool = False, **options: Any) -> Any:
+    """Show a figure, with buttons to zoom where it needs them."""
+    config = {
+        "displaylogo": False,
+        "displayModeBar": "hover" if tools else False,
+        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+    }
+    return st.plotly_chart(figure, key=key, config=config, alt=alt, **options)

@@ -14,18 +14,42 @@ from dashboard.data import Axis, Picked, StudyView
 CHART, TABLE = "front", "members"
 
 
-def axes(view: StudyView, counts: str) -> tuple[Axis, Axis]:
-    """Let the visitor choose two stored figures."""
+def controls() -> tuple[StudyView, str, str | None, Axis, Axis]:
+    """Let the visitor choose the study, how cost counts, another study beside it, and two stored figures."""
+    one, two, three, four = st.columns([3, 2.2, 2.4, 1], vertical_alignment="bottom")
+    with one:
+        view = parts.choose_study()
+    with two:
+        counts = st.segmented_control(
+            "Cost",
+            ["literature", "exact"],
+            default=view.convention,
+            required=True,
+            key="counts",
+            format_func={"literature": "papers’ count", "exact": "exact"}.get,
+            on_change=lambda: st.session_state.pop("trial", None),
+            help="The papers’ count is the decoder’s prefill over visual tokens; exact is all that is executed.",
+        )
+    with three:
+        others = [n for n in data.versions() if n != view.row.name]
+        other = st.selectbox(
+            "Compare with",
+            others,
+            index=None,
+            key="other",
+            format_func=data.short,
+            placeholder="another study" if others else "there is no other",
+        )
     unit = next((a.unit for a in view.axes if a.name == "quality"), "accuracy")
     x0 = Axis(f"tflops_{counts}", None, "estimated", "TFLOP/1000 requests")
     y0 = Axis("quality", None, "measured", unit)
-    with st.popover("Axes", icon=":material/tune:"):
+    with four, st.popover("Axes", icon=":material/tune:"):
         x = st.selectbox("Across", list(dict.fromkeys([x0, *view.axes])), key="x", format_func=str)
         y = st.selectbox("Up", list(dict.fromkeys([y0, *view.axes])), key="y", format_func=str)
         st.caption(
             "Estimated figures are computed for the full model, measured ones come from running a model."
         )
-    return x, y
+    return view, counts, other, x, y
 
 
 def slide(view: StudyView, counts: str) -> float | None:
@@ -33,7 +57,7 @@ def slide(view: StudyView, counts: str) -> float | None:
     costs = [c for m in view.members.values() if not m.reference and (c := data.cost(m, counts)) < math.inf]
     if not costs:
         return None
-    low, high = math.floor(min(costs)), math.ceil(max([*costs, view.limit or 0]))
+    low, high = math.ceil(min(costs)), math.ceil(max([*costs, view.limit or 0]))
     top = max(high, low + 1)
     start = min(max(view.limit or top, low), top) if counts == view.convention else top
     if not low <= st.session_state.get("budget", low) <= top:
@@ -90,33 +114,18 @@ def table(view: StudyView, chosen: Picked) -> None:
 
 
 @st.fragment
-def page(view: StudyView) -> None:
+def page(view: StudyView, counts: str, other: str | None, x: Axis, y: Axis) -> None:
     """Everything that a click or the slider changes."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        counts = st.segmented_control(
-            "Cost",
-            ["literature", "exact"],
-            default=view.convention,
-            required=True,
-            key="counts",
-            format_func={"literature": "papers’ count", "exact": "exact"}.get,
-            on_change=lambda: st.session_state.pop("budget", None),
-            help="The papers’ count is the decoder’s prefill over visual tokens; exact is all that is executed.",
-        )
-        x, y = axes(view, counts)
-        others = [n for n in data.versions() if n != view.row.name]
-        other = None
-        if others:
-            other = st.selectbox(
-                "Compare with", others, index=None, key="other", format_func=data.short, width=260
-            )
-    limit = slide(view, counts)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        limit = slide(view, counts)
     chosen = data.picked(view, limit, counts)
     if not chosen.names:
         st.info("No finished trial is within this budget yet.", icon=":material/hourglass_empty:")
         return
     take_click(view, chosen)
-    name = parts.choose_policy(view, chosen)
+    with right:
+        name = parts.choose_policy(view, chosen)
     if name is not None:
         card(view, chosen, name, limit)
     marks = data.marks(view, x, y, limit, counts, chosen)
@@ -132,7 +141,7 @@ def page(view: StudyView) -> None:
         percent=y.share,
         dark=parts.dark(),
     )
-    parts.plot(figure, CHART, "Quality against cost", on_select="rerun", selection_mode="points")
+    parts.plot(figure, CHART, "Quality against cost", tools=True, on_select="rerun", selection_mode="points")
     st.caption(
         "Click a point or tick a row to select its policy. Quality is measured on "
         f"{parts.plain(view.row.evaluated_on)}, {chosen.split} split (trials not confirmed there: search split); costs "
@@ -153,8 +162,8 @@ def card(view: StudyView, chosen: Picked, name: str, limit: float | None) -> Non
 
 
 st.title("Front")
-view = parts.choose_study()
-page(view)
+view, counts, other, x, y = controls()
+page(view, counts, other, x, y)
 with st.expander("How the search went", icon=":material/trending_up:"):
     figure = figures.dressed(
         charts.hypervolume_history(data.history(view), "share of the plane covered"), 240, parts.dark()

@@ -61,12 +61,14 @@ if name is None:
     st.stop()
 with two:
     others = [n for n in [*chosen.names, *(n for n, m in view.members.items() if m.reference)] if n != name]
+    if st.session_state.get("beside") not in others:
+        st.session_state.pop("beside", None)
     beside = st.selectbox(
         "Beside it",
         others,
         index=None,
         key="beside",
-        bind="query-params",
+        persist_state="session",
         format_func=lambda n: f"{parts.title(view, n)} · {view.described[n]}",
         placeholder="another policy",
     )
