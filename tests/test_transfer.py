@@ -262,15 +262,9 @@ def test_seeds_see_other_scenes(tmp_path):
 def test_no_claim_below_the_least():
     low = transfer.make("llava", 0.69, 0.6, 0.75, 0.9, None, 200, 128, ["a", "b", "c"])
     high = transfer.make("llava", 0.71, 0.6, 0.75, 0.9, None, 200, 128, ["a", "b", "c"])
-    assert (
-        not low.claim_allowed
-        and "nothing is said about which" in low.text
-        and "no transfer claim"
-        in page.claim(
-            "llava", {k: v for k, v in vars(low).items() if k not in ("family", "claim_allowed", "text")}
-        )
-    )
-    assert high.claim_allowed and "0.71 (0.60 to 0.75; 0.90 over all costs)" in high.text
+    assert not low.claim_allowed and "no transfer claim" in low.text
+    assert high.claim_allowed and "no transfer claim" not in high.text
+    assert "0.71 (0.60 to 0.75; 0.90 over all costs)" in high.text
     assert transfer.ceiling("no_such_family") is None
 
 

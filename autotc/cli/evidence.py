@@ -110,8 +110,9 @@ def bench_transfer(
     `python -m autotc.proxies.train qwen2_5_vl-small --seed N --out FOLDER` (the model is then in FOLDER/model). Without
     --model nothing runs: page, picture and ceilings are made again from the outcomes that the folder holds.
     """
+    from autotc import transfer
     from autotc.errors import SpecError
-    from autotc.transfer import command, page
+    from autotc.transfer import command
 
     named = [model.partition("=") for model in models or ()]
     if wrong := next((name for name, sign, folder in named if not (sign and folder)), None):
@@ -125,5 +126,5 @@ def bench_transfer(
         print_json(result)
         return
     for family, found in result["ceilings"].items():
-        typer.echo(page.claim(family, found))
+        typer.echo(transfer.make(family, **found).text)
     typer.echo(f"Page: {out / 'README.md'}\nPicture: {out / 'transfer.png'}")

@@ -74,7 +74,8 @@ def make(
     text += (
         "No model can be expected to agree better with a proxy than its twins do."
         if allowed
-        else f"Below {LEAST}: nothing is said about which of two policies of equal cost is better on another model."
+        else f"Below {LEAST}, so no transfer claim is made: which of two policies of equal cost is better on another "
+        "model stays open."
     )
     return Ceiling(
         family, value, low, high, overall, corrected, n_policies, examples, tuple(models), allowed, text

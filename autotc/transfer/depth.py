@@ -164,7 +164,7 @@ def compare(
     for rule in RULES:
         all_ = np.array([d[rule] for d in draws])
         gain = all_ - np.array([d["relative"] for d in draws])
-        low, high = limits(value[rule], all_)
+        low, high = limits(value[rule], all_.tolist())
         margin = 1.96 * gain.std(ddof=1)
         out[rule] = {
             "value": value[rule],

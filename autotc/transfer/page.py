@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autotc.transfer import LEAST, make
+from autotc.transfer import make
 
 RULES = {
     "relative": "relative depth",
@@ -282,9 +282,3 @@ def _depth(study: dict[str, Any]) -> str:
             table(["model", "layers", "KL"], losses),
         ]
     )
-
-
-def claim(family: str, found: dict[str, Any]) -> str:
-    """Return the one line a command prints for a family."""
-    made = make(family, **found)
-    return f"{made.text} ({'claim allowed' if made.claim_allowed else f'no transfer claim: below {LEAST}'})"
