@@ -94,24 +94,26 @@ class References:
         batch.pictures = {}
 
     def own(self, split: str, examples: Sequence[Example]) -> list[list[int]]:
-        """Return the tokens that the uncompressed model writes by itself, within `limit`, of examples that were run."""
-        return [self._answers[split, e.id][0][: self.limit(split, e)] for e in examples]
+        """Return the tokens that the uncompressed model writes by itself of examples that were run."""
+        return [self._answers[split, e.id][0] for e in examples]
 
-    def limit(self, split: str, example: Example) -> int:
-        """Return how many tokens may be written freely for an example that was run: enough for what is right."""
-        return max(self.most_tokens([example]), len(self._answers[split, example.id][1]))
-
-    def most_tokens(self, examples: Sequence[Example]) -> int:
-        """Return how many tokens an answer of these examples may have: two more than the longest right one."""
-        given = [self.processor.answer_ids(e.answer) for e in examples if e.answer is not None]
-        return max((len(ids) + 2 for ids in given), default=self._new_tokens)
+    def limit(self, example: Example) -> int:
+        """Return how many tokens an example's answer may have: two more than the one in the data."""
+        if example.answer is None:
+            return self._new_tokens
+        return len(self.processor.answer_ids(example.answer)) + 2
 
     def _answer(self, examples: Sequence[Example], split: str, whole: State) -> None:
         """Write down the uncompressed model's own answer of each example, and the tokens that count as
         right.
         """
         given = [None if e.answer is None else self.processor.answer_ids(e.answer) for e in examples]
-        own = greedy(self.adapter, whole, self.most_tokens(examples), self.stop)
+        limits = [self.limit(e) for e in examples]
+        # each has a length of its own, so that it does not depend on what stands beside it in a batch
+        own = [
+            ids[:limit]
+            for ids, limit in zip(greedy(self.adapter, whole, max(limits), self.stop), limits, strict=True)
+        ]
         texts = self.processor.batch_decode(own, skip_special_tokens=True)
         for example, mine, text, ids in zip(examples, own, texts, given, strict=True):
             right = ids is None or self.task.score(example, text) >= 1.0

@@ -244,7 +244,7 @@ class Evaluator:
     def _write(self, batch: Batch, prefilled: Prefilled, split: str) -> tuple[list[list[int]], Tensor]:
         """Return what the model writes by itself, and its teacher-forced agreement."""
         state, references = state_of(prefilled), self._references
-        limits = [references.limit(split, e) for e in batch.examples]
+        limits = [references.limit(e) for e in batch.examples]
         tokens = greedy(self.adapter, state, max(limits), references.stop)
         agrees = score(self.adapter, state, known(batch.answers), with_next=False).agreement
         return [t[:limit] for t, limit in zip(tokens, limits, strict=True)], agrees

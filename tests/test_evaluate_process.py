@@ -141,8 +141,8 @@ def test_batches_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> N
         evaluator.evaluate(chosen, "search", 2)
         assert asked[-1] == (2, 1)
     assert found.id.tolist() == whole.id.tolist()
-    for name in ("correct", "full", "blind"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), err_msg=name)
+    for name in ("correct", "full", "blind", "agreement", "kl", "next_correct"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), atol=1e-6, err_msg=name)
     monkeypatch.setattr(_Child, "ask", lambda self, request: (_ for _ in ()).throw(MemoryError("always")))
     with (
         EvaluatorProcess(folder, task, threads=1, on="tiny", batch=8) as evaluator,

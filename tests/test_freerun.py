@@ -26,7 +26,7 @@ def test_what_is_written_freely_is_what_generate_writes_under_the_policy(family:
     found = evaluator(family).free_running(chosen, "search", 8)
     texts = []
     for example in examples:  # one by one, so that neither padding nor another answer's length can matter
-        longest = evaluator(family)._references.limit("search", example)
+        longest = evaluator(family)._references.limit(example)
         with torch.inference_mode(), autotc.compress(built, chosen, processor) as handle:
             inputs = handle.processor.inputs([example.load()], [example.question])
             out = built.generate(**inputs, do_sample=False, max_new_tokens=longest)
