@@ -7,7 +7,7 @@ AutotcError                 anything autotc can explain
 │   └── ModelError          an unknown or unsupported model
 ├── UnsupportedError        a combination that is refused by name until it is tested
 └── StoreError              the database: wrong program, wrong version, unreachable, full
-    └── StoreAway           it does not answer now, and may in a moment
+    └── StoreAway           it does not take anything now, and may in a moment
 """
 
 
@@ -48,4 +48,4 @@ class StoreError(AutotcError):
 
 
 class StoreAway(StoreError):
-    """The database does not answer now: it is restarting, busy or out of reach, and may be back in a moment."""
+    """The database does not take anything now, and may in a moment: restarting, busy, full or out of reach."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial, Trial
 
 from autotc._outcomes import Outcomes
-from autotc.errors import StoreError
 from autotc.policy import Number, Policy
 from autotc.search import _fidelity, samplers
 from autotc.search._dimensions import counts
 from autotc.search._fidelity import Sight
 from autotc.search._ledger import Ledger, age_s
+from autotc.search._patience import held
 from autotc.search._racing import dominated, gap
 from autotc.search._session import SURVIVABLE, Board, Entry, Session, values
 from autotc.search.objectives import COST, FAILED, QUALITY, broken
@@ -37,6 +36,7 @@ class Loop:
         lease_s: a trial whose worker has been silent for so long is taken up by another one.
         reserve_s: returns the seconds to leave for the steps after the trials.
         alive: asked before each trial; False ends the loop.
+        leave: asked when others have all that is left in hand; True ends the loop.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class Loop:
         lease_s: float,
         reserve_s: Callable[[Board], float] = lambda board: 0.0,
         alive: Callable[[], bool] = lambda: True,
+        leave: Callable[[], bool] = lambda: False,
     ) -> None:
         self.session, self.ledger, self.worker, self.lease_s = session, ledger, worker, lease_s
-        self._reserve_s, self._alive = reserve_s, alive
+        self._reserve_s, self.alive, self.leave = reserve_s, alive, leave
         self.board = Board()
         self._results: dict[str, TrialRow] = {}
         self._references: dict[tuple[object, ...], Policy] = {}
@@ -58,16 +59,19 @@ class Loop:
 
     def run(self) -> bool:
         """Run trials; return whether the study has all of its trials."""
-        self.refresh()
-        while self._alive():
-            self._reap()
+        patiently = self.session.patiently
+        patiently(self.refresh)
+        while self.alive():
+            patiently(self._reap)
             if self._time_is_up():
                 return False
-            job = self._adopt() or self._ask()
+            job = patiently(lambda: self._adopt() or self._ask())
             if job is None:
-                if not self.ledger.running():
-                    self.refresh()
+                if not patiently(self.ledger.running):
+                    patiently(self.refresh)
                     return True
+                if self.leave():
+                    return False
                 time.sleep(POLL_S)  # other workers are busy with the last ones
                 continue
             self._do(*job)
@@ -189,12 +193,13 @@ class Loop:
             return
         begin = time.monotonic()
         try:
-            with self._heartbeat(trial_id):
+            with held(session.store, trial_id, self.worker, self.lease_s):
                 sight, rival = self._look(policy, costs[COST.name])
                 if sight is not None and rival is not None and sight.high < rival.quality:
                     self._screen_out(trial, trial_id, sight, rival, costs, violations, begin)
                     return
-                outcomes, reason, told = self._race(policy, costs[COST.name])
+                run = partial(self._race, policy, costs[COST.name])
+                outcomes, reason, told = session.insist(trial_id, run)
         except SURVIVABLE as error:
             why = {"state": "failed", "reason": session.failed(error)}
             self._finish(trial, trial_id, None, costs, {**violations, FAILED: 1.0}, why)
@@ -296,37 +301,19 @@ class Loop:
         done: dict[str, Any],
     ) -> None:
         session = self.session
+        patiently = session.patiently
+        finish = partial(session.store.finish_trial, trial_id, costs=costs, violations=violations, **done)
         with session.clock.part("store"):
-            session.store.finish_trial(trial_id, costs=costs, violations=violations, **done)
-        with session.clock.part("tell"):
-            self.ledger.tell(trial, values(quality, costs), violations)
+            kept = patiently(finish)
+        if kept:
+            with session.clock.part("tell"):
+                patiently(lambda: self.ledger.tell(trial, values(quality, costs), violations))
+        else:  # another worker took this one for dead and was faster: the first result counts, and is told
+            session.forget(trial_id, "search")
         with session.clock.part("store"):
-            self._take(session.store.trial(trial_id))
+            self._take(patiently(lambda: session.store.trial(trial_id)))
             if session.spec.workers > 1:
-                self.refresh()
-
-    @contextmanager
-    def _heartbeat(self, trial_id: int) -> Iterator[None]:
-        """Renew the lease while a trial runs; give it back at once when the run is interrupted."""
-        over = threading.Event()
-
-        def beat() -> None:
-            while not over.wait(self.lease_s / 4):
-                try:
-                    self.session.store.renew(trial_id, self.worker, self.lease_s)
-                except StoreError:
-                    continue  # a database that is away for a moment; the next beat tries again
-
-        thread = threading.Thread(target=beat, name="autotc-lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        except KeyboardInterrupt:
-            self.session.store.release(trial_id, self.worker)
-            raise
-        finally:
-            over.set()
-            thread.join()
+                patiently(self.refresh)
 
     def _report(self) -> None:
         clock, spec = self.session.clock, self.session.spec

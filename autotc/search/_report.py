@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -132,8 +133,8 @@ class Report:
                 continue
             session.failures = 0
             with session.clock.part("store"):
-                session.store.add_outcomes(row.id, split, outcomes)
-                session.store.add_numbers(row.id, numbers)
+                session.patiently(partial(session.store.add_outcomes, row.id, split, outcomes))
+                session.patiently(partial(session.store.add_numbers, row.id, numbers))
             session.keep(row.id, outcomes)
             same[row.policy.id] = (row.id, numbers)
             remaining = (len(missing) - done - 1) * n * session.clock.seconds_an_example

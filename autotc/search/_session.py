@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from autotc._outcomes import FLOATS, Outcomes, outcomes_from_columns
+from autotc._process import ProcessLost
 from autotc.cost import Cost, estimate
 from autotc.errors import SpecError, StoreError, UnsupportedError
 from autotc.pareto import non_dominated
 from autotc.policy import Number, Policy
 from autotc.search._clock import Clock
 from autotc.search._fidelity import Screen, Screening
+from autotc.search._patience import Patience
 from autotc.search._racing import rungs
 from autotc.search.objectives import COST, QUALITY, violations
 from autotc.search.space import Space
@@ -25,6 +27,9 @@ from autotc.store import Store, TrialRow
 SURVIVABLE = (ArithmeticError, MemoryError, RuntimeError, UnsupportedError, ValueError)
 FATAL = (SpecError, StoreError)
 MOST_FAILURES = 5
+MOST_LOSSES = 3  # evaluation processes that one trial may end
+
+T = TypeVar("T")
 
 
 class Evaluates(Protocol):
@@ -72,6 +77,7 @@ class Session:
         sizes: examples that each split has, where it is known.
         search_n: examples of the search split there really are; trials stopped early have fewer.
         screen: the proxy that looks at proposals first, None where the model runs them all.
+        patiently: what becomes of work that a database which is away could not take.
     """
 
     spec: SearchSpec
@@ -87,6 +93,7 @@ class Session:
     failures: int = 0
     search_n: int = 0
     screen: Screen | None = None
+    patiently: Patience = field(default_factory=Patience)
     _screening: Screening | None = None
     _evaluator: Evaluates | None = None
     _kept: dict[tuple[int, str], Outcomes] = field(default_factory=dict)
@@ -163,6 +170,23 @@ class Session:
         assert outcomes is not None
         return outcomes
 
+    def insist(self, trial_id: int, run: Callable[[], T]) -> T:
+        """Run a trial again when its evaluation process ends, which may have had other reasons.
+
+        Raises:
+            ProcessLost: the trial has ended as many processes, of whatever workers, as it may.
+        """
+        while True:
+            try:
+                return run()
+            except ProcessLost as error:
+                losses = self.patiently(lambda: self.store.add_loss(trial_id))
+                if losses >= MOST_LOSSES:
+                    raise ProcessLost(
+                        f"the evaluation process ended {losses} times on this trial, which is left alone from now "
+                        f"on; the last time: {error}"
+                    ) from error
+
     def failed(self, error: Exception) -> str:
         """Count a failed evaluation and return its reason.
 
@@ -189,6 +213,10 @@ class Session:
     def keep(self, trial_id: int, outcomes: Outcomes) -> None:
         """Remember outcomes that were just stored."""
         self._kept[trial_id, outcomes.split] = outcomes
+
+    def forget(self, trial_id: int, split: str) -> None:
+        """Forget outcomes that were not stored after all."""
+        self._kept.pop((trial_id, split), None)
 
     # --- reporting ---
 

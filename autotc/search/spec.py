@@ -35,6 +35,7 @@ RUN_ONLY = frozenset(
         "workers",
         "device",
         "download",
+        "asked_workload",
     }
 )
 PROXY_TIMEOUT_S = 270.0
@@ -147,7 +148,23 @@ class SearchSpec(BaseModel):
     def document(self, workload: Workload, data: str = "") -> dict[str, Any]:
         """Return what a store keeps of a search: every option, the workload, the data's fingerprint."""
         options = self.model_dump(mode="json", exclude={"storage"})
-        return {**options, "workload": workload.as_dict(), "data_fingerprint": data}
+        worded = {"asked_workload": self.workload, "workload": workload.as_dict()}
+        return {**options, **worded, "data_fingerprint": data}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> SearchSpec:
+        """Return the spec that a stored document was made of.
+
+        Raises:
+            SpecError: an option that this autotc does not know, or a document that does not say which workload
+                was asked for.
+        """
+        if "asked_workload" not in document:
+            raise SpecError(
+                "the study was started by an earlier autotc; go on with the same command as before"
+            )
+        options = {name: document[name] for name in cls.model_fields if name in document}
+        return cls.from_options({**options, "workload": document["asked_workload"]})
 
     def study_name(self, fingerprint: str) -> str:
         """Return `--study`, or the model's name and the fingerprint's first eight digits."""

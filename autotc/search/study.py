@@ -6,8 +6,9 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from autotc.anatomy import Anatomy
@@ -246,10 +247,11 @@ class Study:
         self.store.create_study(self.name, self.fingerprint, self.document, model, self.setting.on)
 
     def _trials(self) -> bool:
-        spec, session = self.spec, self._session
+        spec = self.spec
         ledger = open_ledger(self.store, self.name, spec)
         try:
-            self._references()
+            if not self._references():
+                return False
             if spec.strategy == "default":
                 policies = [
                     r.policy for r in self.store.trials(self.name, role="reference", state="complete")
@@ -257,19 +259,29 @@ class Study:
                 points = [encode(self.space, p) for p in policies]
                 ledger.start_from([p for p in points if p is not None])
             self._report.start()
-            worker = Loop(session, ledger, worker_name(), self.lease_s, self._report.reserve_s)
+            worker = self._loop(ledger)
             self._board = worker.board
             # all trials may be there, and only the confirmation of the front missing
             if ledger.count() - len(ledger.running()) >= spec.trials:
                 worker.refresh()
                 return True
-            with Crew(self, self._session.clock.deadline) if spec.workers > 1 else _alone():
+            with self._crew():
                 return worker.run()
         finally:
             ledger.close()
 
-    def _references(self) -> None:
-        """Measure on the search split what every study is compared with; each is entered once."""
+    def _loop(self, ledger: Ledger) -> Loop:
+        return Loop(self._session, ledger, worker_name(), self.lease_s, self._report.reserve_s)
+
+    def _crew(self) -> AbstractContextManager[object]:
+        return Crew(self, self._session.clock.deadline) if self.spec.workers > 1 else nullcontext()
+
+    def _references(self) -> bool:
+        """Measure on the search split what every study is compared with; each is entered once.
+
+        Returns:
+            Whether all of them are there.
+        """
         session = self._session
         wanted = references(self.space, self.spec.all_presets)
         for done, (label, policy) in enumerate(wanted):
@@ -282,13 +294,15 @@ class Study:
             if not policy.stages:
                 session.search_n = (quality.n if quality is not None else None) or self.spec.examples
             session.report("references", done + 1, len(wanted), None, self._board)
+        return True
 
     def _reference(self, trial_id: int, label: str) -> None:
         session = self._session
         policy = self.store.trial(trial_id).policy
         costs = session.cost(policy).as_dict()
         try:
-            outcomes = session.evaluate_fully(policy, "search", self.spec.examples)
+            run = partial(session.evaluate_fully, policy, "search", self.spec.examples)
+            outcomes = session.insist(trial_id, run)
         except SURVIVABLE as error:
             if not policy.stages:  # nothing can be measured when the model itself does not run
                 raise
@@ -298,7 +312,8 @@ class Study:
             return
         session.failures = 0
         costs = session.cost(policy, outcomes.trace).as_dict()
-        self.store.finish_trial(
+        finish = partial(
+            self.store.finish_trial,
             trial_id,
             numbers=session.evaluator.numbers(outcomes),
             costs=costs,
@@ -310,7 +325,8 @@ class Study:
             ],
             seconds=outcomes.seconds,
         )
-        session.keep(trial_id, outcomes)
+        if session.patiently(finish):
+            session.keep(trial_id, outcomes)
 
     def _note_screened(self) -> None:
         counts = {} if (row := self.store.study(self.name)) is None else row.counts
@@ -360,16 +376,6 @@ class Study:
             commands.append(f"autotc front {self.name} --plot front.html")
             commands.append(f"autotc export {self.name} --best knee -o policy.json")
         return tuple(commands)
-
-
-class _alone:
-    """No other workers."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *args: object) -> None:
-        return None
 
 
 def open_ledger(store: Store, name: str, spec: SearchSpec) -> Ledger:

@@ -210,7 +210,7 @@ def away(error: BaseException | None) -> bool:
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     code = getattr(error.orig, "sqlite_errorname", None)
-    return code is None or code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    return code is None or code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL"))
 
 
 def _explain(error: BaseException | None, url: URL) -> str:
