@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from autotc import __version__
-from autotc.cli import dashboard, database, evidence, gpu, looking, measuring, real, reporting, searching
+from autotc.cli import (
+    benching,
+    dashboard,
+    database,
+    evidence,
+    gpu,
+    looking,
+    measuring,
+    real,
+    reporting,
+    searching,
+)
 from autotc.errors import AutotcError
 
 app = typer.Typer(
@@ -49,6 +60,8 @@ bench.command(name="serving")(gpu.bench_serving)
 bench.command(name="statistics")(evidence.bench_statistics)
 bench.command(name="calibrate")(evidence.bench_calibrate)
 bench.command(name="transfer")(evidence.bench_transfer)
+bench.command(name="testbed")(benching.bench_testbed)
+bench.command(name="search")(benching.bench_search)
 bench.command(name="dashboard")(dashboard.bench_dashboard)
 app.add_typer(bench, name="bench")
 

@@ -1,0 +1,18 @@
+"""The own default: TPE on the search's space, budgets spread evenly over the range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autotc.search.space import Space
+from autotc.search.strategies.drawn import Drawn
+from autotc.search.strategies.spread import budget_place
+
+
+def make(space: Space, seed: int) -> Drawn:
+    """Return the strategy that `autotc search` uses when none is named."""
+
+    def given(number: int) -> dict[str, Any]:
+        return {"budget": space.low * (space.high / space.low) ** budget_place(seed, number)}
+
+    return Drawn(space, seed, "tpe", given)

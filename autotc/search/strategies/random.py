@@ -1,0 +1,11 @@
+"""Points drawn at random from the search's space."""
+
+from __future__ import annotations
+
+from autotc.search.space import Space
+from autotc.search.strategies.drawn import Drawn
+
+
+def make(space: Space, seed: int) -> Drawn:
+    """Return the strategy."""
+    return Drawn(space, seed, "random")

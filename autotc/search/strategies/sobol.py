@@ -1,0 +1,37 @@
+"""A scrambled Sobol sequence over the search's space: spread, and blind to results."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from scipy.stats import qmc
+
+from autotc.search.space import Space
+from autotc.search.strategies.base import Proposed, Seen
+from autotc.search.strategies.points import from_unit
+
+
+class Sobol:
+    """The point of a trial is that of its number in the sequence."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space, self._seed = space, seed
+
+    def propose(self, history: Sequence[Seen], number: int) -> Proposed:
+        """See `Strategy`."""
+        distributions = self._space.distributions
+        sequence = qmc.Sobol(len(distributions), rng=self._seed)
+        if number:
+            sequence.fast_forward(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # one point is no balanced set, but the whole sequence is
+            place = sequence.random(1)[0]
+        return Proposed(from_unit(distributions, place), None, distributions)
+
+
+def make(space: Space, seed: int) -> Sobol:
+    """Return the strategy."""
+    return Sobol(space, seed)
