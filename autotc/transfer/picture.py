@@ -86,7 +86,9 @@ def _twins(axes: Any, found: Table) -> None:
     axes.set_xlabel(f"accuracy on {found.models[a].model}, %", fontsize=9)
     axes.set_ylabel(f"accuracy on {found.models[b].model}, %", fontsize=9)
     axes.set_title("Two models, one dot a policy", loc="left", fontsize=10)
-    axes.legend(fontsize=7.5, frameon=False, loc="lower right")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.32 * (high - low))  # room for the legend
+    axes.legend(fontsize=7.5, frameon=False, loc="upper left")
 
 
 def _depth(axes: Any, study: dict[str, Any]) -> None:
