@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from autotc.adapter import ModelSource, resolve_model
 from autotc.calibration import named, verdict
-from autotc.errors import ModelError
+from autotc.errors import ModelError, UnsupportedError
 from autotc.export import write_text
 from autotc.pairs import Pair, screen_for
 from autotc.progress import SearchProgress, duration
@@ -30,6 +30,8 @@ from autotc.weights import placement
 
 if TYPE_CHECKING:
     from autotc._process import EvaluatorProcess
+    from autotc.device.gauge import Gauge
+    from autotc.workload import Workload
 
 STARTED = time.monotonic()
 OPTIONS = frozenset(SearchSpec.model_fields) - {"reducers", "constraints"}
@@ -110,8 +112,32 @@ def prepare(spec: SearchSpec) -> Setting:
         sizes=sizes,
         timeout=PROXY_TIMEOUT_S if proxy else None,
         screen=screen,
+        gauge=_gauge(spec, workload, notes) if spec.measure else None,
         notes=tuple(notes),
     )
+
+
+def _gauge(spec: SearchSpec, workload: Workload, notes: list[str]) -> Gauge:
+    """Return what measures trials on the GPU of `--device`.
+
+    Raises:
+        UnsupportedError: there is no GPU, or the workload has several shapes.
+    """
+    from autotc.device.gauge import DeviceGauge
+    from autotc.device.table import device_of
+
+    device, gpu, memory = device_of(
+        "cuda" if spec.device == "auto" else spec.device, "without --measure, costs are estimates"
+    )
+    if device.type != "cuda":
+        raise UnsupportedError(
+            "--measure: latency and memory are measured on an NVIDIA GPU; leave --device out"
+        )
+    notes.append(
+        f"Latency and peak memory are measured on {gpu}, a process a trial; random weights where the real ones are "
+        "not at hand. The references' stay estimates."
+    )
+    return DeviceGauge(spec.model, workload, str(device), memory / 2**30)
 
 
 def bench_evaluate(model: str, max_tflops: float, policies: int, examples: int) -> dict[str, Any]:

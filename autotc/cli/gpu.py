@@ -22,7 +22,7 @@ Table = Annotated[
     Path | None,
     typer.Option(
         "--table",
-        help="A device table to predict from; bench apply: auto is studies/device/<gpu>.json, where there is one.",
+        help="A device table to predict from; `bench apply`: auto is the one of this GPU in studies/device, if any.",
     ),
 ]
 

@@ -108,6 +108,12 @@ def search(
             "--device", help="Where real weights run: auto (default), cpu, cuda, cuda:1, ... or mps."
         ),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Measure latency and memory of trials on the GPU (about half a minute each)."
+        ),
+    ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Allow fetching a checkpoint from the hub.")
     ] = False,

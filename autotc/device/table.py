@@ -18,7 +18,7 @@ from autotc.anatomy import Anatomy
 from autotc.device.building import prompt, random_model
 from autotc.device.clock import copy_bytes_per_s, matmul_flops_per_s, timed
 from autotc.device.timing import SCHEMA
-from autotc.errors import UnsupportedError
+from autotc.errors import SpecError, UnsupportedError
 from autotc.workload import Request
 
 TOKENS = (64, 256, 1024, 4096)
@@ -131,7 +131,8 @@ def _decode(
     """Time one step of the whole model with a cache of a length."""
     from transformers import DynamicCache
 
-    d, points, extended = numbers.decoder, [], 0
+    points: list[list[float]] = []
+    d, extended = numbers.decoder, 0
     for n in tokens:
         last: float | None = None
         for b in batches:
@@ -141,10 +142,9 @@ def _decode(
                 continue
             cache = DynamicCache()
             for index in range(d.layers):
-                rows = [
-                    torch.randn(b, d.kv_heads, n, d.head_dim, device=device, dtype=model.dtype) for _ in "kv"
-                ]
-                cache.update(*rows, index)
+                shape = (b, d.kv_heads, n, d.head_dim)
+                keys, states = (torch.randn(shape, device=device, dtype=model.dtype) for _ in range(2))
+                cache.update(keys, states, index)
             embeds = torch.randn(b, 1, d.width, device=device, dtype=model.dtype)
             last = timed(partial(_step, model, embeds, cache), device, repeats).median
             points.append([n, b, last])
@@ -244,18 +244,24 @@ def joined(
     }
 
 
-def device_of(name: str) -> tuple[torch.device, str, float]:
+def device_of(
+    name: str, instead: str = "--device cpu tries the commands out"
+) -> tuple[torch.device, str, float]:
     """Return a device by name, what it is called, and its memory in bytes.
 
     Raises:
+        SpecError: not the name of a device.
         UnsupportedError: a GPU that is not there; nothing else stands in for it.
     """
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SpecError(f"--device {name}: not a device; use cuda, cuda:1, ... or cpu") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UnsupportedError(
                 f"--device {name}: torch {torch.__version__} sees no NVIDIA GPU (no driver, one too old for "
-                "this torch, or no device for this process). Nothing was measured; --device cpu tries the commands out"
+                f"this torch, or no device for this process). Nothing was measured; {instead}"
             )
         properties = torch.cuda.get_device_properties(device)
         return device, properties.name, float(properties.total_memory)

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, Trial
 
 from autotc._outcomes import Outcomes
+from autotc.device.gauge import MEASURED, Gauged
 from autotc.policy import Number, Policy
 from autotc.search import _fidelity, samplers
 from autotc.search._dimensions import counts
@@ -181,15 +182,29 @@ class Loop:
     def _do(self, trial: Trial, trial_id: int, policy: Policy) -> None:
         session = self.session
         costs = session.cost(policy).as_dict()
+        limits = session.spec.all_constraints()
+        measured = Gauged()
+        if session.gauge is not None and not broken([c for c in limits if c.name not in MEASURED], costs):
+            with session.clock.part("measure"), held(session.store, trial_id, self.worker, self.lease_s):
+                measured = session.gauge(policy)
+            costs |= measured.costs
         violations = session.violations(costs)
-        over = broken(session.spec.all_constraints(), costs)
+        if measured.need_gib is not None:
+            room = min([measured.have_gib, *(c.limit for c in limits if c.name == "memory_gib")])
+            why = {"state": "infeasible", "reason": measured.why}
+            self._finish(
+                trial, trial_id, None, costs, {**violations, "memory_gib": measured.need_gib - room}, why
+            )
+            return
+        over = broken(limits, costs)
         if over:
-            why = {"state": "infeasible", "reason": f"over the limit: {', '.join(over)}"}
+            reason = f"over the limit: {', '.join(over)}"
+            why = {"state": "infeasible", "reason": reason, "numbers": list(measured.numbers)}
             self._finish(trial, trial_id, None, costs, violations, why)
             return
         twin = self._results.get(policy.id)
         if twin is not None:
-            self._repeat(trial, trial_id, twin, violations)
+            self._repeat(trial, trial_id, twin, violations, measured)
             return
         begin = time.monotonic()
         try:
@@ -205,11 +220,11 @@ class Loop:
             self._finish(trial, trial_id, None, costs, {**violations, FAILED: 1.0}, why)
             return
         session.failures = 0
-        costs = session.cost(policy, outcomes.trace).as_dict()
+        costs = {**session.cost(policy, outcomes.trace).as_dict(), **measured.costs}
         numbers = session.evaluator.numbers(outcomes)
         done: dict[str, Any] = {
-            "numbers": [*numbers, *(sight.numbers if sight is not None else ())],
-            "reason": reason,
+            "numbers": [*numbers, *(sight.numbers if sight is not None else ()), *measured.numbers],
+            "reason": reason or measured.why,
             "outcomes": {"search": outcomes},
             "trace": [{"stage": i, **_trace(t)} for i, t in enumerate(outcomes.trace)],
             "seconds": time.monotonic() - begin,
@@ -249,12 +264,14 @@ class Loop:
         }
         self._finish(trial, trial_id, sight.low, costs, violations, done)
 
-    def _repeat(self, trial: Trial, trial_id: int, twin: TrialRow, violations: dict[str, float]) -> None:
+    def _repeat(
+        self, trial: Trial, trial_id: int, twin: TrialRow, violations: dict[str, float], measured: Gauged
+    ) -> None:
         """Answer a policy that was run before from the store."""
         session = self.session
         outcomes = session.outcomes(twin.id, "search")
         name = twin.label if twin.role == "reference" else f"trial {twin.number}"
-        numbers = [n for n in twin.numbers if n.split == "search"]
+        numbers = [*(n for n in twin.numbers if n.split == "search"), *measured.numbers]
         session.keep(trial_id, outcomes)
         done = {
             "numbers": numbers,
@@ -263,7 +280,7 @@ class Loop:
             "trace": twin.trace,
             "seconds": 0.0,
         }
-        self._finish(trial, trial_id, _value(numbers), twin.costs, violations, done)
+        self._finish(trial, trial_id, _value(numbers), {**twin.costs, **measured.costs}, violations, done)
 
     def _race(self, policy: Policy, cost: float) -> tuple[Outcomes, str | None, float | None]:
         """Evaluate on more and more examples.

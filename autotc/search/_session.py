@@ -11,6 +11,7 @@ import numpy as np
 from autotc._outcomes import FLOATS, Outcomes, outcomes_from_columns
 from autotc._process import ProcessLost
 from autotc.cost import Cost, estimate
+from autotc.device.gauge import Gauge
 from autotc.errors import SpecError, StoreError, UnsupportedError
 from autotc.pareto import non_dominated
 from autotc.policy import Number, Policy
@@ -77,6 +78,7 @@ class Session:
         sizes: examples that each split has, where it is known.
         search_n: examples of the search split there really are; trials stopped early have fewer.
         screen: the proxy that looks at proposals first, None where the model runs them all.
+        gauge: measures latency and memory of a policy on a GPU; None: they are estimates.
         patiently: what becomes of work that a database which is away could not take.
     """
 
@@ -93,6 +95,7 @@ class Session:
     failures: int = 0
     search_n: int = 0
     screen: Screen | None = None
+    gauge: Gauge | None = None
     patiently: Patience = field(default_factory=Patience)
     _screening: Screening | None = None
     _evaluator: Evaluates | None = None

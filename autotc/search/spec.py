@@ -34,6 +34,7 @@ RUN_ONLY = frozenset(
         "storage",
         "workers",
         "device",
+        "measure",
         "download",
         "asked_workload",
     }
@@ -73,6 +74,7 @@ class SearchSpec(BaseModel):
     evaluate_on: Literal["auto", "full", "proxy"] = "auto"
     workers: int = Field(default=1, ge=1, le=64)
     device: str = "auto"
+    measure: bool = False
     download: bool = False
 
     @field_validator("workload")

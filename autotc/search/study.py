@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from autotc.anatomy import Anatomy
+from autotc.device.gauge import Gauge
 from autotc.errors import SpecError
 from autotc.export import Member
 from autotc.recommend import Recommendation, recommend
@@ -51,6 +52,7 @@ class Setting:
         timeout: seconds a run may take when the user names none; None for no limit.
         check: raises when a policy does not fit a model; `autotc.apply.check` by default.
         screen: the proxy that looks at proposals before the model runs them; None where it may not.
+        gauge: measures latency and memory of a policy on a GPU; None where they stay estimates.
         notes: lines the user should read first.
     """
 
@@ -64,6 +66,7 @@ class Setting:
     timeout: float | None = None
     check: Check | None = None
     screen: Screen | None = None
+    gauge: Gauge | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -185,6 +188,7 @@ class Study:
             [*setting.notes, *self.space.notes],
             setting.sizes,
             screen=setting.screen,
+            gauge=setting.gauge,
         )
         self._report = Report(self._session)
         self._board = Board()

@@ -94,6 +94,8 @@ CHANGED: dict[str, Any] = {
     "seed": 5,
     "evaluate_on": "full",
     "workers": 2,
+    "device": "cuda:1",
+    "measure": True,
     "download": True,
 }
 
