@@ -66,16 +66,18 @@ def _number(value: float | None) -> str:
 def _how(study: dict[str, Any]) -> str:
     budgets = ", ".join(f"{float(share):.0%}" for share in sorted(study["budgets"], reverse=True))
     each = sorted(set(study["budgets"].values()))
+    enlarged = any(m["model"] == "llava-tiny" for m in study["models"])
     return (
         f"{study['policies']} policies, {'/'.join(map(str, each))} at each of {len(study['budgets'])} budgets "
         f"({budgets} of the tokens, at equal exact cost within 3 % for the full model of each family), drawn from the "
         "search space over all sites below the input, with every reducer, and from the published recipes; the same "
         "policies for both families, depths by the share of layers before them, the last keep solved to the budget. "
-        f"Each was run on the same {study['examples']} questions about {study['images']} scenes of 64 visual tokens "
-        "(144 on llava-tiny, which enlarges them). *Equal cost* compares policies of one budget only and averages over "
-        "budgets: there the budget carries nothing, and it is what choosing a method needs. *All costs* mostly says "
-        "that fewer tokens are worse everywhere. Intervals are 95 %, on Fisher's scale with bootstrap errors over "
-        "policies, over images, and over both; they do not cover which seeds were drawn. *Corrected* takes away the "
+        f"Each was run on the same {study['examples']} questions about {study['images']} scenes of 64 visual tokens"
+        + (" (144 on llava-tiny, which enlarges them)" if enlarged else "")
+        + ". *Equal cost* compares policies of one budget only and averages over budgets: there the budget carries "
+        "nothing, and it is what choosing a method needs. *All costs* mostly says that fewer tokens are worse "
+        "everywhere. Intervals are 95 %, on Fisher's scale with bootstrap errors over policies, over images, and over "
+        "both; they do not cover which seeds were drawn. *Corrected* takes away the "
         "noise of the examples: the correlation between halves with no scene in common over what each model's own "
         "halves reach. It may pass 1. *By KL* orders policies by the mean KL from the uncompressed model instead of by "
         "right answers, at equal cost; examples blur it less."
@@ -275,7 +277,8 @@ def _depth(study: dict[str, Any]) -> str:
             kept_rule(study)[1],
             table(head, rows),
             "Models of one family have equally many layers here, so relative depth leaves every layer where it is; the "
-            "families differ in theirs.",
+            "families differ in theirs. Where withdrawal loses nothing any more, the order of cuts is the noise of the "
+            "examples: small models that are done early agree less here.",
             "Attention of the last prompt token to visual tokens, by layer, mean over heads:",
             table(["model", "layers", "share of attention"], curves),
             "KL in nats from the uncompressed model when all visual tokens leave before layer 1, 2, ...:",
