@@ -43,6 +43,7 @@ NAMES: dict[Role, str] = {
     "other": "front of the other study",
 }
 SYMBOLS = {"preset": "diamond", "reference": "square", "over": "circle-open", "other": "triangle-up"}
+LETTER = 13  # px, height of a line of small text
 MANY = 2000  # markers from here on are drawn by the graphics card
 
 
@@ -178,7 +179,7 @@ def front(
 def dressed(figure: go.Figure, height: int, dark: bool = False) -> go.Figure:
     """Return a figure of `autotc.charts` as a page shows it: its height, slim margins, colours for its ground."""
     figure.update_layout(template=None, **_frame(height))
-    _spread([note for note in figure.layout.annotations if note.xanchor == "left"])
+    _spread(figure, height)
     if dark:
         swap = {COLOURS[role].lower(): DARK[role] for role in DARK if role in COLOURS}
         for trace in figure.data:
@@ -188,17 +189,18 @@ def dressed(figure: go.Figure, height: int, dark: bool = False) -> go.Figure:
     return figure
 
 
-def _spread(notes: Sequence[Any]) -> None:
+def _spread(figure: go.Figure, height: int) -> None:
     """Move notes that stand to the right of their places up where they would lie on an earlier one."""
+    notes = [note for note in figure.layout.annotations if note.xanchor == "left"]
+    top = (figure.layout.yaxis.range or (0, 1))[1] or 1
     wide = 0.22 * max((note.x for note in notes), default=1.0)
-    tall = 0.09 * max((note.y for note in notes), default=1.0)
     taken: list[tuple[float, float]] = []
     for note in notes:
-        y = note.y
-        while any(abs(note.x - a) < wide and abs(y - b) < tall for a, b in taken):
-            y += tall
+        start = y = 0.7 * height * note.y / top  # px above the axis, about
+        while any(abs(note.x - a) < wide and abs(y - b) < LETTER for a, b in taken):
+            y += LETTER + 1
         taken.append((note.x, y))
-        note.xshift, note.yshift = 6, 15 * (y - note.y) / tall if tall else 0
+        note.xshift, note.yshift = 6, y - start
 
 
 def _beyond(marks: Sequence[Mark]) -> list[Mark]:

@@ -9,29 +9,24 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from autotc import pictures
-from autotc.export import BASELINES, Best, Member, choose, document, front, member
-from autotc.figures import Mark, Role
-from autotc.pareto import hypervolume_history, non_dominated
+from autotc.export import Member, choose, document, front, member
 from autotc.pictures import Pictures
 from autotc.policy import Number, Policy
 from autotc.store.engine import DEFAULT_URL
 from autotc.store.reader import Glance, Reader, Version, WorkRow
 from autotc.store.rows import StudyRow, TrialRow
+from dashboard.words import SHARES, short
 
 if TYPE_CHECKING:  # with them comes SciPy, which only one page needs
     from autotc._outcomes import Outcomes
     from autotc.breakdown import GroupChange
 
-WIDTH = NormalDist().inv_cdf(0.975)  # standard errors to either side of a 95 % interval
-SHOWN = 120  # characters of a name or a policy's description
 LOWER = ("kl", "tflops_exact", "tflops_literature", "memory_gib", "latency_ms", "kv_bytes", "visual_tokens")
-SHARES = ("quality", "worst_group", "grounded", "agreement", "next_question")
 UNCOMPRESSED = "uncompressed"
 
 
@@ -170,136 +165,9 @@ def _study(url: str, name: str, version: Version) -> StudyView:
     return StudyView(row, trials, members)
 
 
-@dataclass(frozen=True, eq=False)
-class Picked:
-    """The front within a budget, and what stands out on it, by the names members are chosen by."""
-
-    names: list[str]
-    split: str
-    best: str | None
-    knee: str | None
-    cheapest: str | None
-
-    def tag(self, name: str) -> str:
-        """Return what stands out about a member."""
-        tags = {"best": self.best, "knee": self.knee, "cheapest within noise": self.cheapest}
-        return ", ".join(word for word, other in tags.items() if other == name)
-
-
-def picked(view: StudyView, limit: float | None, convention: str | None = None) -> Picked:
-    """Return the front within a budget, from stored trials, by the rule of `autotc front` and `autotc export`."""
-    found, split = front(list(view.members.values()), limit, convention or view.convention)
-    if not found:
-        return Picked([], split, None, None, None)
-    rules: tuple[Best, ...] = ("quality", "knee", "cheapest")
-    best, knee, cheapest = (view.name_of(choose(found, split, rule)) for rule in rules)
-    return Picked([view.name_of(m) for m in found], split, best, knee, cheapest)
-
-
-def number(of: Member, axis: Axis, split: str) -> Number | None:
-    """Return a member's figure on an axis."""
-    wanted = axis.split or (split if axis.kind != "estimated" else None)
-    there = [n for n in of.numbers if n.name == axis.name and n.kind == axis.kind]
-    exact = next((n for n in there if n.split == wanted), None)
-    if exact is None and axis.split is None and axis.kind != "estimated":
-        # not confirmed on the front's split: what the search itself measured
-        return next((n for n in there if n.split == "search"), None)
-    return exact
-
-
-def marks(
-    view: StudyView, x: Axis, y: Axis, limit: float | None, counts: str, chosen: Picked, other: bool = False
-) -> list[Mark]:
-    """Return a study's members on two axes.
-
-    Args:
-        x, y: axes.
-        limit: budget; what costs more is drawn as over it.
-        counts: the convention it is counted by.
-        chosen: the front within it.
-        other: only the front, drawn as another study's.
-    """
-    standard = (x.name, y.name, y.split) == ("tflops_exact", "quality", None)
-    on_front = set(chosen.names) if standard else _front_on(view, x, y, limit, counts, chosen.split)
-    out = []
-    for name, m in view.members.items():
-        if other and name not in on_front:
-            continue
-        one, two = number(m, x, chosen.split), number(m, y, chosen.split)
-        if one is None or two is None:
-            continue
-        role: Role = "trial"
-        if other:
-            role = "other"
-        elif m.reference:
-            role = "reference" if m.label in BASELINES else "preset"
-        elif name in on_front:
-            role = "front"
-        elif limit is not None and cost(m, counts) > limit:
-            role = "over"
-        title = short(name) if m.reference else f"trial {name}"
-        hover = (f"{title}: {view.described[name]}", written(two), written(one))
-        error = None if two.stderr is None else WIDTH * two.stderr
-        out.append(
-            Mark(
-                name,
-                one.value,
-                two.value,
-                error,
-                role,
-                short(name) if m.reference else "",
-                hover,
-            )
-        )
-    return out
-
-
-def _front_on(view: StudyView, x: Axis, y: Axis, limit: float | None, counts: str, split: str) -> set[str]:
-    names, points = [], []
-    for name, m in view.members.items():
-        one, two = number(m, x, split), number(m, y, split)
-        if not m.reference and one and two and (limit is None or cost(m, counts) <= limit):
-            names.append(name)
-            points.append([one.value, two.value])
-    if not points:
-        return set()
-    kept = non_dominated(points, maximise=(x.higher_is_better, y.higher_is_better))
-    return {name for name, on in zip(names, kept, strict=True) if on}
-
-
-def cost(of: Member, counts: str = "exact") -> float:
-    """Return a member's TFLOP per 1,000 requests by a convention, infinite where it is not stored."""
-    found = of.number(f"tflops_{counts}")
-    return float("inf") if found is None else found.value
-
-
-def history(view: StudyView) -> list[float]:
-    """Return how much of the plane the front covers after each trial: the area between the front on the search split
-    and the corner of quality 0 at the uncompressed model's exact cost, as a share of that model's rectangle.
-    """
-    corner = view.uncompressed.number("tflops_exact") if view.uncompressed else None
-    points = []
-    for m in view.members.values():
-        quality, cost = m.number("quality", "search"), m.number("tflops_exact")
-        if not m.reference and quality and cost:
-            points.append([quality.value, cost.value])
-    if corner is None or not points:
-        return []
-    area = hypervolume_history(points, (0.0, corner.value), maximise=(True, False))
-    return [float(a) for a in area / corner.value]
-
-
 def policy_document(view: StudyView, name: str) -> Policy:
     """Return a member's policy as it leaves: with figures and provenance."""
     return document(view.members[name], view.row.name, view.row.spec.get("workload") or {})
-
-
-def neighbours(view: StudyView, chosen: Picked, name: str) -> list[str]:
-    """Return the members of the front next to one by exact cost: the cheaper one, the dearer one."""
-    mine = cost(view.members[name])
-    cheaper = [n for n in chosen.names if cost(view.members[n]) < mine]
-    dearer = [n for n in chosen.names if cost(view.members[n]) > mine]
-    return [*cheaper[-1:], *dearer[:1]]
 
 
 # --- what it does to answers ---
@@ -316,7 +184,7 @@ def outcomes(view: StudyView, name: str, split: str) -> Outcomes | None:
 def _outcomes(url: str, trial: int, split: str, on: str, version: Version) -> Outcomes | None:
     from autotc._outcomes import outcomes_from_columns
 
-    columns = _reader(url).outcomes(trial, split)
+    columns: dict[str, Any] = dict(_reader(url).outcomes(trial, split))
     if not len(columns["id"]):
         return None
     texts = {name: ["" if v is None else v for v in columns[name]] for name in ("group", "image", "answer")}
@@ -352,30 +220,6 @@ def parts(view: StudyView, name: str) -> dict[str, dict[str, float]]:
         wanted[UNCOMPRESSED] = view.name_of(full)
     found = {title: view.rows[key].costs.get("parts") for title, key in wanted.items()}
     return {title: costs for title, costs in found.items() if costs}
-
-
-def beside(view: StudyView, chosen: Picked, name: str) -> list[dict[str, str]]:
-    """Return the neighbours on the front by exact cost, each with what it costs and gives more or less."""
-    me = view.members[name]
-    out = []
-    for other in neighbours(view, chosen, name):
-        m = view.members[other]
-        split = (
-            "held-out"
-            if me.number("quality", "held-out") and m.number("quality", "held-out")
-            else chosen.split
-        )
-        mine, theirs = me.number("quality", split), m.number("quality", split)
-        points = f"{100 * (theirs.value - mine.value):+.1f} points" if mine and theirs else "–"
-        out.append(
-            {
-                "trial": other,
-                "FLOPs (exact)": f"{cost(m) / cost(me) - 1:+.1%}",
-                f"quality ({split})": points,
-                "policy": view.described[other],
-            }
-        )
-    return out
 
 
 # --- pictures ---
@@ -457,81 +301,3 @@ def _light(glance: Glance) -> Member:
 def work() -> list[WorkRow]:
     """Return who works on what; read anew each time."""
     return reader().work()
-
-
-# --- words ---
-
-
-def short(text: str, most: int = SHOWN) -> str:
-    """Return a text on one line, cut where it is long."""
-    line = " ".join(text[: most + 1].split())
-    return line if len(text) <= most else f"{line[:most]}…"
-
-
-def value(number: Number) -> str:
-    """Write a figure with as many digits as it deserves."""
-    if number.name in SHARES:
-        error = "" if number.stderr is None else f" ± {100 * WIDTH * number.stderr:.1f}"
-        return f"{100 * number.value:.1f}{error} %"
-    if number.name == "kv_bytes":
-        return f"{number.value / 2**20:,.1f} MiB"
-    digits = 0 if abs(number.value) >= 100 else 1 if abs(number.value) >= 10 else 3
-    error = "" if number.stderr is None else f" ± {WIDTH * number.stderr:.{digits}f}"
-    return f"{number.value:,.{digits}f}{error} {number.unit}"
-
-
-def brief(number: Number) -> str:
-    """Write a figure without its error."""
-    return value(number.model_copy(update={"stderr": None})).removesuffix(f" {number.unit}")
-
-
-def duration(seconds: float) -> str:
-    """Write a time in the units it deserves."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def written(number: Number) -> str:
-    """Write a figure with its name, where it is from, and n."""
-    where = [
-        number.kind,
-        *([number.split] if number.split else []),
-        *([f"n = {number.n}"] if number.n else []),
-    ]
-    return f"{number.name.replace('_', ' ')} {value(number)} ({', '.join(where)})"
-
-
-def axis_title(axis: Axis) -> str:
-    """Write what an axis shows."""
-    if axis.name.startswith("tflops_"):
-        count = "papers' count" if axis.name.endswith("literature") else "exact count"
-        return f"TFLOP per 1,000 requests ({count}, estimated)"
-    if axis.kind == "measured":
-        return f"{axis.name.replace('_', ' ')} ({axis.split or axis.unit}), 95 % interval"
-    return str(axis)
-
-
-def sentence(view: StudyView, chosen: Picked, name: str, limit: float | None) -> str:
-    """Say what the selected policy is, in one line."""
-    m, tag = view.members[name], chosen.tag(name)
-    who = short(name) if m.reference else f"trial {name}"
-    if limit is not None and "best" in tag:
-        who = f"The best policy at {limit:,.0f} is {who}"
-    elif tag:
-        who = f"{who} ({tag})"
-    quality, exact = m.number("quality"), m.number("tflops_exact")
-    said = [f"{who}: {view.described[name]}"]
-    said += [written(quality)] if quality else ["quality not measured"]
-    said += (
-        [f"{exact.value:,.0f} TFLOP exact, {cost(m, 'literature'):,.0f} by the papers' count"]
-        if exact
-        else []
-    )
-    return " · ".join(said)
-
-
-def link(view: StudyView, name: str) -> dict[str, str]:
-    """Return what a URL needs to show a policy."""
-    return {"study": view.row.name, "trial": name}

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 from autotc.errors import SpecError
-from dashboard.data import WIDTH
+from dashboard.words import WIDTH
 
 ENCODERS = ("clip_text", "clip_patches")
 # beside the package where it was installed, in the checkout else

@@ -15,8 +15,9 @@ import streamlit as st
 
 from autotc.errors import AutotcError
 from autotc.policy import Policy
-from dashboard import data
-from dashboard.data import Picked, StudyView
+from dashboard import data, words
+from dashboard.data import StudyView
+from dashboard.fronts import Picked
 
 STUDIES, FRONT, POLICY, SEES = "views/studies.py", "views/front.py", "views/policy.py", "views/sees.py"
 LIVE_S = 3.0
@@ -25,9 +26,9 @@ START = "autotc search --model qwen2.5-vl --max-tflops 800"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>$:~^&])")
 
 
-def plain(text: object, most: int = data.SHOWN) -> str:
+def plain(text: object, most: int = words.SHOWN) -> str:
     """Return a text from a user so that Markdown shows it as it is, cut where it is long."""
-    return _MARKUP.sub(r"\\\1", data.short(str(text), most))
+    return _MARKUP.sub(r"\\\1", words.short(str(text), most))
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def explained() -> Iterator[None]:
         yield
     except (AutotcError, ValueError) as error:
         st.error("This cannot be shown.", icon=":material/error:")
-        st.code(data.short(str(error), 1000), language=None, wrap_lines=True)
+        st.code(words.short(str(error), 1000), language=None, wrap_lines=True)
 
 
 def gate() -> None:
@@ -88,7 +89,7 @@ def choose_study(label: str = "Study") -> StudyView:
         no_study()
     _adopt("study", names, names[0])
     chosen = st.selectbox(
-        label, names, key="study", format_func=data.short, on_change=_forget, persist_state="session"
+        label, names, key="study", format_func=words.short, on_change=_forget, persist_state="session"
     )
     _publish("study")
     return data.study(chosen)
@@ -139,7 +140,7 @@ def _publish(key: str) -> None:
 
 def title(view: StudyView, name: str) -> str:
     """Return what a policy is called."""
-    return data.short(name) if view.members[name].reference else f"trial {name}"
+    return words.short(name) if view.members[name].reference else f"trial {name}"
 
 
 def download(policy: Policy, kind: str = "primary", key: str = "download") -> None:

@@ -112,7 +112,7 @@ def prepare(
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
         "theme.light.primaryColor": "#0072B2",
-        "theme.dark.primaryColor": "#56B4E9",
+        "theme.dark.primaryColor": "#1F83C4",
         "theme.showWidgetBorder": "true",
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]

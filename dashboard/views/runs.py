@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, parts
+from dashboard import data, parts, words
 
 
 @st.fragment(run_every=parts.LIVE_S)
@@ -16,14 +16,14 @@ def workers() -> None:
     now = datetime.now(UTC)
     lines = [
         {
-            "worker": data.short(w.worker),
-            "study": data.short(w.study),
-            "trial": str(w.number) if w.number is not None else data.short(w.label or ""),
-            "for": data.duration((now - w.taken).total_seconds()),
+            "worker": words.short(w.worker),
+            "study": words.short(w.study),
+            "trial": str(w.number) if w.number is not None else words.short(w.label or ""),
+            "for": words.duration((now - w.taken).total_seconds()),
             "state": "working" if w.expires > now else "silent",
-            "next sign of life due": f"in {data.duration((w.expires - now).total_seconds())}"
+            "next sign of life due": f"in {words.duration((w.expires - now).total_seconds())}"
             if w.expires > now
-            else f"{data.duration((now - w.expires).total_seconds())} ago",
+            else f"{words.duration((now - w.expires).total_seconds())} ago",
         }
         for w in data.work()
     ]
@@ -48,15 +48,15 @@ with st.container(horizontal=True):
     st.metric("running", f"{counts.get('running', 0):,}", width=150)
     st.metric("failed", f"{len(failures):,}", width=150)
     st.metric("out of memory", f"{memory:,}", width=150)
-    st.metric("time of evaluations", data.duration(spent), width=190)
+    st.metric("time of evaluations", words.duration(spent), width=190)
 st.subheader("Failures")
 if failures:
     lines = [
         {
-            "trial": str(t.number) if t.role == "trial" else data.short(t.label or ""),
+            "trial": str(t.number) if t.role == "trial" else words.short(t.label or ""),
             "when (UTC)": (t.finished or t.created).strftime("%Y-%m-%d %H:%M:%S"),
-            "reason": data.short(t.reason or "not said", 400),
-            "policy": data.short(t.policy.describe()),
+            "reason": words.short(t.reason or "not said", 400),
+            "policy": words.short(t.policy.describe()),
         }
         for t in failures[::-1]
     ]

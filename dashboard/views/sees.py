@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-
 import streamlit as st
 
 from autotc import pictures
-from autotc.pictures import Looked, Pictures
-from dashboard import data, parts
-from dashboard.data import StudyView
+from dashboard import data, fronts, parts, sees_panels
 
-MARKS = {True: ":material/check_circle:", False: ":material/cancel:"}
 LEGEND = (
     "Full colour with a frame: the token stays. Dimmed, with a line: it is merged into the token at the line’s other "
     "end. Grey: dropped."
 )
 
 
-def missing(view: StudyView, name: str) -> None:
-    """Say how pictures of a policy are made."""
-    st.info(f"There are no pictures of {parts.plain(parts.title(view, name))} yet.", icon=":material/image:")
-    model = shlex.quote(data.short(str(view.row.spec.get("model") or "MODEL")))
-    trial = view.members[name].trial
-    which = f"--trial {trial} " if isinstance(trial, int) else "--best knee "
-    st.text("Make them in a terminal:")
-    st.code(
-        f"autotc export {shlex.quote(data.short(view.row.name))} {which}-o policy.json\n"
-        f"autotc eval --policy policy.json --model {model} --pictures 12",
-        language="bash",
-    )
-
-
-def example(found: Pictures, looked: Looked, folder: str, wide: bool) -> None:
-    """Show one example under one policy."""
-    right = looked.right_after >= 0.5
-    with st.container(horizontal=True, vertical_alignment="top", gap="small"):
-        shown = [(looked.file, "the image")]
-        for stage, seen in zip(found.stages, looked.stages, strict=True):
-            merged = f", {seen.merged} merged" if seen.merged else ""
-            shown.append((seen.file, f"{parts.plain(stage)}: {seen.kept} of {looked.tokens} tokens{merged}"))
-        for file, caption in shown:
-            st.image(f"{folder}/{file}", caption=caption, width=200 if wide else 160, alt=caption)
-    was = "right" if looked.right_before >= 0.5 else "wrong"
-    st.markdown(
-        f"{MARKS[right]} **{parts.plain(looked.after)}** with this policy, {'right' if right else 'wrong'} "
-        f"· **{parts.plain(looked.before)}** uncompressed, {was}"
-    )
-
-
 st.title("What it sees")
 zero, one, two = st.columns([1, 1.4, 1.4])
 with zero:
     view = parts.choose_study()
-chosen = data.picked(view, view.limit)
+chosen = fronts.picked(view, view.limit)
 with one:
     name = parts.choose_policy(view, chosen)
 if name is None:
@@ -75,7 +39,7 @@ with two:
 columns = [(n, data.seen(view, n)) for n in (name, beside) if n is not None]
 for n, found in columns:
     if found is None:
-        missing(view, n)
+        sees_panels.missing(view, n)
 there = [(n, found) for n, found in columns if found is not None]
 if not there:
     st.stop()
@@ -99,4 +63,6 @@ for looked in sorted(there[0][1].examples, key=lambda e: e.before == e.after):
             if e is not None:
                 if len(mine) > 1:
                     st.caption(f"{parts.plain(parts.title(view, n))} · {parts.plain(view.described[n])}")
-                example(f, e, str(pictures.place(data.pictures_folder(), f.policy)), len(mine) == 1)
+                sees_panels.example(
+                    f, e, str(pictures.place(data.pictures_folder(), f.policy)), len(mine) == 1
+                )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, parts
+from dashboard import data, parts, words
 from dashboard.data import Summary
 
 STATES = {"finished": "done", "running": "running", "stopped": "stopped", "interrupted": "interrupted"}
@@ -16,14 +16,14 @@ def line(summary: Summary) -> dict[str, object]:
     row, spec = summary.row, summary.row.spec
     limit, convention = spec.get("max_tflops"), spec.get("flops_convention") or "literature"
     return {
-        "study": data.short(row.name),
-        "model": data.short(str(row.model.get("id") or spec.get("model") or "")),
+        "study": words.short(row.name),
+        "model": words.short(str(row.model.get("id") or spec.get("model") or "")),
         "budget": f"{limit:,g} TFLOP ({convention})" if isinstance(limit, int | float) else "none",
         "trials": f"{summary.done} of {spec.get('trials', '?')}",
         "front": summary.front,
-        "best quality": data.value(summary.best) if summary.best else "–",
-        "measured on": data.short(row.evaluated_on),
-        "state": STATES.get(row.state, data.short(row.state)),
+        "best quality": words.value(summary.best) if summary.best else "–",
+        "measured on": words.short(row.evaluated_on),
+        "state": STATES.get(row.state, words.short(row.state)),
         "started (UTC)": row.created.strftime("%Y-%m-%d %H:%M"),
     }
 

@@ -91,6 +91,7 @@ def opened(browser: Any, url: str, **options: Any) -> Any:
 def settled(page: Any) -> None:
     """Wait until the server has nothing more to say."""
     page.wait_for_selector('[data-testid="stStatusWidget"]', state="detached")
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
     page.wait_for_timeout(600)
 
 

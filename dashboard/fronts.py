@@ -1,0 +1,197 @@
+"""What pages say of a front: members within a budget, marks on two axes, neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autotc.export import BASELINES, Best, Member, choose, front
+from autotc.figures import Mark, Role
+from autotc.pareto import hypervolume_history, non_dominated
+from autotc.policy import Number
+from dashboard.data import Axis, StudyView
+from dashboard.words import WIDTH, short, written
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """The front within a budget, and what stands out on it, by the names members are chosen by."""
+
+    names: list[str]
+    split: str
+    best: str | None
+    knee: str | None
+    cheapest: str | None
+
+    def tag(self, name: str) -> str:
+        """Return what stands out about a member."""
+        tags = {"best": self.best, "knee": self.knee, "cheapest within noise": self.cheapest}
+        return ", ".join(word for word, other in tags.items() if other == name)
+
+
+def picked(view: StudyView, limit: float | None, convention: str | None = None) -> Picked:
+    """Return the front within a budget, from stored trials, by the rule of `autotc front` and `autotc export`."""
+    found, split = front(list(view.members.values()), limit, convention or view.convention)
+    if not found:
+        return Picked([], split, None, None, None)
+    rules: tuple[Best, ...] = ("quality", "knee", "cheapest")
+    best, knee, cheapest = (view.name_of(choose(found, split, rule)) for rule in rules)
+    return Picked([view.name_of(m) for m in found], split, best, knee, cheapest)
+
+
+def number(of: Member, axis: Axis, split: str) -> Number | None:
+    """Return a member's figure on an axis."""
+    wanted = axis.split or (split if axis.kind != "estimated" else None)
+    there = [n for n in of.numbers if n.name == axis.name and n.kind == axis.kind]
+    exact = next((n for n in there if n.split == wanted), None)
+    if exact is None and axis.split is None and axis.kind != "estimated":
+        # not confirmed on the front's split: what the search itself measured
+        return next((n for n in there if n.split == "search"), None)
+    return exact
+
+
+def marks(
+    view: StudyView, x: Axis, y: Axis, limit: float | None, counts: str, chosen: Picked, other: bool = False
+) -> list[Mark]:
+    """Return a study's members on two axes.
+
+    Args:
+        x, y: axes.
+        limit: budget; what costs more is drawn as over it.
+        counts: the convention it is counted by.
+        chosen: the front within it.
+        other: only the front, drawn as another study's.
+    """
+    standard = (x.name, y.name, y.split) == ("tflops_exact", "quality", None)
+    on_front = set(chosen.names) if standard else _front_on(view, x, y, limit, counts, chosen.split)
+    out = []
+    for name, m in view.members.items():
+        if other and name not in on_front:
+            continue
+        one, two = number(m, x, chosen.split), number(m, y, chosen.split)
+        if one is None or two is None:
+            continue
+        role: Role = "trial"
+        if other:
+            role = "other"
+        elif m.reference:
+            role = "reference" if m.label in BASELINES else "preset"
+        elif name in on_front:
+            role = "front"
+        elif limit is not None and cost(m, counts) > limit:
+            role = "over"
+        title = short(name) if m.reference else f"trial {name}"
+        hover = (f"{title}: {view.described[name]}", written(two), written(one))
+        error = None if two.stderr is None else WIDTH * two.stderr
+        out.append(
+            Mark(
+                name,
+                one.value,
+                two.value,
+                error,
+                role,
+                short(name) if m.reference else "",
+                hover,
+            )
+        )
+    return out
+
+
+def _front_on(view: StudyView, x: Axis, y: Axis, limit: float | None, counts: str, split: str) -> set[str]:
+    names, points = [], []
+    for name, m in view.members.items():
+        one, two = number(m, x, split), number(m, y, split)
+        if not m.reference and one and two and (limit is None or cost(m, counts) <= limit):
+            names.append(name)
+            points.append([one.value, two.value])
+    if not points:
+        return set()
+    kept = non_dominated(points, maximise=(x.higher_is_better, y.higher_is_better))
+    return {name for name, on in zip(names, kept, strict=True) if on}
+
+
+def cost(of: Member, counts: str = "exact") -> float:
+    """Return a member's TFLOP per 1,000 requests by a convention, infinite where it is not stored."""
+    found = of.number(f"tflops_{counts}")
+    return float("inf") if found is None else found.value
+
+
+def history(view: StudyView) -> list[float]:
+    """Return how much of the plane the front covers after each trial: the area between the front on the search split
+    and the corner of quality 0 at the uncompressed model's exact cost, as a share of that model's rectangle.
+    """
+    corner = view.uncompressed.number("tflops_exact") if view.uncompressed else None
+    points = []
+    for m in view.members.values():
+        quality, cost = m.number("quality", "search"), m.number("tflops_exact")
+        if not m.reference and quality and cost:
+            points.append([quality.value, cost.value])
+    if corner is None or not points:
+        return []
+    area = hypervolume_history(points, (0.0, corner.value), maximise=(True, False))
+    return [float(a) for a in area / corner.value]
+
+
+def neighbours(view: StudyView, chosen: Picked, name: str) -> list[str]:
+    """Return the members of the front next to one by exact cost: the cheaper one, the dearer one."""
+    mine = cost(view.members[name])
+    cheaper = [n for n in chosen.names if cost(view.members[n]) < mine]
+    dearer = [n for n in chosen.names if cost(view.members[n]) > mine]
+    return [*cheaper[-1:], *dearer[:1]]
+
+
+def beside(view: StudyView, chosen: Picked, name: str) -> list[dict[str, str]]:
+    """Return the neighbours on the front by exact cost, each with what it costs and gives more or less."""
+    me = view.members[name]
+    out = []
+    for other in neighbours(view, chosen, name):
+        m = view.members[other]
+        split = (
+            "held-out"
+            if me.number("quality", "held-out") and m.number("quality", "held-out")
+            else chosen.split
+        )
+        mine, theirs = me.number("quality", split), m.number("quality", split)
+        points = f"{100 * (theirs.value - mine.value):+.1f} points" if mine and theirs else "–"
+        out.append(
+            {
+                "trial": other,
+                "FLOPs (exact)": f"{cost(m) / cost(me) - 1:+.1%}",
+                f"quality ({split})": points,
+                "policy": view.described[other],
+            }
+        )
+    return out
+
+
+def axis_title(axis: Axis) -> str:
+    """Write what an axis shows."""
+    if axis.name.startswith("tflops_"):
+        count = "papers' count" if axis.name.endswith("literature") else "exact count"
+        return f"TFLOP per 1,000 requests ({count}, estimated)"
+    if axis.kind == "measured":
+        return f"{axis.name.replace('_', ' ')} ({axis.split or axis.unit}), 95 % interval"
+    return str(axis)
+
+
+def sentence(view: StudyView, chosen: Picked, name: str, limit: float | None) -> str:
+    """Say what the selected policy is, in one line."""
+    m, tag = view.members[name], chosen.tag(name)
+    who = short(name) if m.reference else f"trial {name}"
+    if limit is not None and "best" in tag:
+        who = f"The best policy at {limit:,.0f} is {who}"
+    elif tag:
+        who = f"{who} ({tag})"
+    quality, exact = m.number("quality"), m.number("tflops_exact")
+    said = [f"{who}: {view.described[name]}"]
+    said += [written(quality)] if quality else ["quality not measured"]
+    said += (
+        [f"{exact.value:,.0f} TFLOP exact, {cost(m, 'literature'):,.0f} by the papers' count"]
+        if exact
+        else []
+    )
+    return " · ".join(said)
+
+
+def link(view: StudyView, name: str) -> dict[str, str]:
+    """Return what a URL needs to show a policy."""
+    return {"study": view.row.name, "trial": name}

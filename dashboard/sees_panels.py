@@ -1,0 +1,44 @@
+"""What the page of pictures is put together from."""
+
+from __future__ import annotations
+
+import shlex
+
+import streamlit as st
+
+from autotc.pictures import Looked, Pictures
+from dashboard import parts, words
+from dashboard.data import StudyView
+
+MARKS = {True: ":material/check_circle:", False: ":material/cancel:"}
+
+
+def missing(view: StudyView, name: str) -> None:
+    """Say how pictures of a policy are made."""
+    st.info(f"There are no pictures of {parts.plain(parts.title(view, name))} yet.", icon=":material/image:")
+    model = shlex.quote(words.short(str(view.row.spec.get("model") or "MODEL")))
+    trial = view.members[name].trial
+    which = f"--trial {trial} " if isinstance(trial, int) else "--best knee "
+    st.text("Make them in a terminal:")
+    st.code(
+        f"autotc export {shlex.quote(words.short(view.row.name))} {which}-o policy.json\n"
+        f"autotc eval --policy policy.json --model {model} --pictures 12",
+        language="bash",
+    )
+
+
+def example(found: Pictures, looked: Looked, folder: str, wide: bool) -> None:
+    """Show one example under one policy."""
+    right = looked.right_after >= 0.5
+    with st.container(horizontal=True, vertical_alignment="top", gap="small"):
+        shown = [(looked.file, "the image")]
+        for stage, seen in zip(found.stages, looked.stages, strict=True):
+            merged = f", {seen.merged} merged" if seen.merged else ""
+            shown.append((seen.file, f"{parts.plain(stage)}: {seen.kept} of {looked.tokens} tokens{merged}"))
+        for file, caption in shown:
+            st.image(f"{folder}/{file}", caption=caption, width=200 if wide else 160, alt=caption)
+    was = "right" if looked.right_before >= 0.5 else "wrong"
+    st.markdown(
+        f"{MARKS[right]} **{parts.plain(looked.after)}** with this policy, {'right' if right else 'wrong'} "
+        f"· **{parts.plain(looked.before)}** uncompressed, {was}"
+    )
