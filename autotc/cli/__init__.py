@@ -19,6 +19,7 @@ from autotc.cli import (
     real,
     reporting,
     searching,
+    service,
 )
 from autotc.errors import AutotcError
 
@@ -39,6 +40,11 @@ app.command()(searching.front)
 app.command()(searching.export)
 app.command(epilog=reporting.REPORT_EXAMPLES)(reporting.report)
 app.command(epilog=dashboard.DASHBOARD_EXAMPLES)(dashboard.dashboard)
+app.command(epilog=service.SUBMIT_EXAMPLES)(service.submit)
+app.command(epilog=service.WORKER_EXAMPLES)(service.worker)
+app.command()(service.jobs)
+app.command()(service.stop)
+app.command(epilog=service.SERVE_EXAMPLES)(service.serve)
 app.command(name="eval")(measuring.eval_)
 app.command()(measuring.verify)
 app.command(epilog=real.CALIBRATE_EXAMPLES)(real.calibrate)
@@ -48,6 +54,12 @@ db = typer.Typer(no_args_is_help=True, help="Look after the database.")
 db.command()(database.upgrade)
 db.command()(database.check)
 app.add_typer(db, name="db")
+
+token = typer.Typer(no_args_is_help=True, help="Bearer tokens for autotc serve.")
+token.command(name="create")(service.token_create)
+token.command(name="list")(service.token_list)
+token.command(name="revoke")(service.token_revoke)
+app.add_typer(token, name="token")
 
 bench = typer.Typer(no_args_is_help=True, help="Measure autotc itself; timings are ratios taken in one run.")
 bench.command(name="evaluate")(measuring.bench_evaluate)
