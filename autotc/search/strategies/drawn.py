@@ -15,6 +15,10 @@ from autotc.search import samplers
 from autotc.search.objectives import OBJECTIVES
 from autotc.search.strategies.base import Proposed, Seen
 
+# NSGA-II draws other numbers in the process that chose a generation's parents than in one that finds them chosen; with
+# nothing remembered a study that was killed goes on as it would have.
+FORGETFUL = ("nsga2",)
+
 
 class Draws(Protocol):
     """A space to draw in."""
@@ -76,6 +80,8 @@ class Drawn:
     def propose(self, history: Sequence[Seen], number: int) -> Proposed:
         """See `Strategy`."""
         distributions = self._space.distributions
+        if self._sampler in FORGETFUL:
+            self._memory, self._copied = optuna.create_study(directions=self._memory.directions), 0
         for seen in history[self._copied :]:
             self._memory.add_trial(_frozen(seen))
         self._copied = len(history)

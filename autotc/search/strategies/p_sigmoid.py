@@ -2,8 +2,8 @@
 
 Source: Accelerating Multimodal Large Language Models by Searching Optimal Vision Token Reduction, arXiv 2412.00556.
 Differs: no code was released; this is a reconstruction. Two objectives instead of one budget: budgets are spread over
-those of the study, and TPE learns the shape from all of them. Cuts stand at the depths where a policy may cut. The
-sigmoid's middle may lie before the first or behind the last layer.
+those of the study, and TPE learns the shape from all of them; the floor is a share of what the budget allows. Cuts
+stand at the depths where a policy may cut. The sigmoid's middle may lie before the first or behind the last layer.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ class _Sigmoids:
         self.distributions: Mapping[str, BaseDistribution] = {
             "sigmoid_budget": FloatDistribution(low, high, log=True),
             "sigmoid_steepness": FloatDistribution(0.05, 3.0, log=True),  # a layer
-            "sigmoid_floor": FloatDistribution(0.0, 0.5),
+            "sigmoid_floor": FloatDistribution(0.0, 1.0),  # of the most that the budget allows everywhere
         }
 
     def decode(self, params: Mapping[str, Any]) -> Policy:
         """Return the curve's policy with the latest middle that the budget allows."""
         layers = self.layers
-        steep, floor, budget = (params[f"sigmoid_{k}"] for k in ("steepness", "floor", "budget"))
+        steep, budget = params["sigmoid_steepness"], params["sigmoid_budget"]
+        flat = layers.within([1.0] * len(layers.depths), budget).stages
+        floor = params["sigmoid_floor"] * (flat[0].keep if flat else 1.0)
         depths = np.array(layers.depths, float)
         reach = 20 / steep  # farther out the curve is flat
 
