@@ -198,7 +198,7 @@ def _spread(figure: go.Figure, height: int) -> None:
     for note in notes:
         start = y = 0.7 * height * note.y / top  # px above the axis, about
         while any(abs(note.x - a) < wide and abs(y - b) < LETTER for a, b in taken):
-            y += LETTER + 1
+            y += LETTER + 2
         taken.append((note.x, y))
         note.xshift, note.yshift = 6, y - start
 

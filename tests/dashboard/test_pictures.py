@@ -96,7 +96,8 @@ def test_pictures_are_written_beside_the_database_and_read_back(evaluator: Evalu
     assert [e.before for e in found.examples] == full.answer.tolist()
     files = {e.file for e in found.examples} | {s.file for e in found.examples for s in e.stages}
     assert {path.name for path in folder.iterdir()} == {*files, "index.json"}
-    assert Image.open(folder / "0-0.webp").size == Image.open(folder / "0.webp").size
+    with Image.open(folder / "0-0.webp") as kept, Image.open(folder / "0.webp") as shown:
+        assert kept.size == shown.size
     assert pictures.read(root, "0" * 64) is None
 
 
