@@ -192,10 +192,8 @@ def of_study(storage: str | None, study: str) -> list[Path]:
     Returns:
         The folders; none where the study was evaluated on real weights.
     """
-    from autotc.evaluate import Evaluator
     from autotc.pictures import folder
     from autotc.proxies import proxy_folder
-    from autotc.running import make_task
     from autotc.store import Store
 
     store = Store(storage)
@@ -203,6 +201,9 @@ def of_study(storage: str | None, study: str) -> list[Path]:
     proxy = None if row is None else proxy_folder(str(row.model.get("family")))
     if row is None or proxy is None or row.evaluated_on != f"proxy:{proxy.name}":
         return []
+    from autotc.evaluate import Evaluator
+    from autotc.running import make_task
+
     trials = [t for t in store.trials(study) if t.number_of("quality", "held-out") is not None]
     policies = {t.policy.id: t.policy for t in trials}
     task = make_task(row.spec.get("data"), bool(row.spec.get("skip_bad")))

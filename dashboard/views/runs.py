@@ -46,14 +46,16 @@ with st.container(horizontal=True):
         "finished trials", f"{counts.get('complete', 0):,} of {view.row.spec.get('trials', '?')}", width=190
     )
     st.metric("running", f"{counts.get('running', 0):,}", width=150)
-    st.metric("failed", f"{len(failures):,}", width=150)
+    st.metric("failed", f"{counts.get('failed', 0):,}", width=150)
+    st.metric("over a limit", f"{counts.get('infeasible', 0):,}", width=150)
     st.metric("out of memory", f"{memory:,}", width=150)
     st.metric("time of evaluations", words.duration(spent), width=190)
-st.subheader("Failures")
+st.subheader("What could not be measured, and why")
 if failures:
     lines = [
         {
             "trial": str(t.number) if t.role == "trial" else words.short(t.label or ""),
+            "state": "over a limit" if t.state == "infeasible" else t.state,
             "when (UTC)": (t.finished or t.created).strftime("%Y-%m-%d %H:%M:%S"),
             "reason": words.short(t.reason or "not said", 400),
             "policy": words.short(t.policy.describe()),
