@@ -104,9 +104,11 @@ def bench_device(
         entries[_plain_id(name) if real else anatomy(model).id] = entry
         del model
     say("choosing")
-    chosen = table.choosing(where, *((576, 8) if real else (16, 1)), repeats=repeats)
+    chosen, failed = table.choosing(where, *((576, 8) if real else (16, 1)), repeats=repeats)
+    for name, why in failed.items():
+        say(f"{name} failed on {gpu}: {why}")
     for entry in entries.values():
-        entry["choose_ms"] = chosen
+        entry["choose_ms"], entry["choose_failed"] = chosen, failed
         entry["choose_at"] = {"tokens": 576, "batch": 8} if real else {"tokens": 16, "batch": 1}
     path = out / f"{_slug(gpu)}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

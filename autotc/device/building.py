@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ def random_model(name: str, device: torch.device, dtype: torch.dtype = torch.bfl
     Args:
         name: an alias, a Hugging Face id or a folder.
     """
-    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     source = resolve_model(name)
-    if source.weights:
-        model = AutoModelForImageTextToText.from_pretrained(
+    if source.folder is not None and source.weights:
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             source.folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
         return model.to(device).eval(), source.id
@@ -35,11 +36,18 @@ def random_model(name: str, device: torch.device, dtype: torch.dtype = torch.bfl
         raise UnsupportedError(
             f"{name}: no weights and no known config; give an alias (autotc list models) or weights"
         )
+    return from_numbers(entry, device, dtype), f"{source.id} (random weights)"
+
+
+def from_numbers(entry: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a model with random weights, in eval mode, from a config in Hugging Face form."""
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
     config = CONFIG_MAPPING[entry["model_type"]].from_dict(dict(entry))
     torch.manual_seed(0)
-    with device:
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    return model.to(device).eval(), f"{source.id} (random weights)"
+    with torch.device(device):
+        model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    return model.to(device).eval()
 
 
 def prompt(

@@ -18,6 +18,8 @@ from autotc.errors import AutotcError
 from autotc.policy import Policy
 from autotc.workload import Request, Workload
 
+LIMIT_S = 10.0  # of the runs of one policy at one batch; large batches have fewer, and `n` says how many
+
 
 def ragged(request: Request, batch: int) -> list[Request]:
     """Return a batch of several resolutions: the request's, and its sides times 0.5, 0.75 and 1.5."""
@@ -69,12 +71,12 @@ def compare(
                 with torch.inference_mode(), applied:
                     found = _times(model, inputs, request.new_tokens, device, repeats)
                     row["kernels"] = _kernels(model, inputs, device)
-            except torch.OutOfMemoryError as error:
-                row["error"] = f"out of memory: {str(error).splitlines()[0]}"
+            except (
+                AutotcError,
+                RuntimeError,
+            ) as error:  # one policy that fails is a line, not the end of the others
+                row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 torch.cuda.empty_cache()
-                continue
-            except AutotcError as error:
-                row["error"] = str(error)
                 continue
             base = base or found
             for part, times in found.items():
@@ -99,8 +101,8 @@ def _times(
 
     few = max(3, repeats // 4)
     return {
-        "prefill": timed(lambda: generate(1), device, repeats),
-        "end_to_end": timed(lambda: generate(new), device, few, 1),
+        "prefill": timed(lambda: generate(1), device, repeats, 2, LIMIT_S),
+        "end_to_end": timed(lambda: generate(new), device, few, 1, LIMIT_S),
     }
 
 

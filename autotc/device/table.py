@@ -54,7 +54,7 @@ def measure(
     with torch.inference_mode():
         say("decoder layer")
         layer, rope = adapter.layers[len(adapter.layers) // 2], adapter.text.rotary_emb
-        points = []
+        points: list[list[float]] = []
         for n in tokens:
             last: float | None = None
             for b in batches:
@@ -64,7 +64,9 @@ def measure(
                     continue
                 hidden = torch.randn(b, n, width, device=device, dtype=dtype)
                 place = torch.arange(n, device=device).expand(b, n)
-                three = bool(getattr(adapter.text.config, "rope_parameters", {}).get("mrope_section"))
+                three = bool(
+                    (getattr(adapter.text.config, "rope_parameters", None) or {}).get("mrope_section")
+                )
                 place = place.expand(3, b, n) if three else place
                 cos_sin = rope(hidden, place)
                 run = lambda: layer(hidden, position_embeddings=cos_sin, attention_mask=None)  # noqa: B023, E731
@@ -191,8 +193,8 @@ def choosing(
     batch: int = 8,
     repeats: int = 20,
     say: Callable[[str], None] = lambda t: None,
-) -> dict[str, float]:
-    """Time every reducer's own decision at a 7B model's widths; see `autotc.reducer_bench`."""
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Time every reducer's own decision at a 7B model's widths (`autotc.reducer_bench`), and say which ones failed."""
     from autotc import reducer_bench
     from autotc.reducer import Signals, make_reducer, reducers
 
@@ -212,14 +214,20 @@ def choosing(
         grids=one.grids * batch,
         group=torch.arange(batch, device=device),
     )
-    found = {}
+    found: dict[str, float] = {}
+    failed: dict[str, str] = {}
     for cls in reducers.all():
         if cls.sites == ("input",):
             continue
         say(cls.name)
-        reducer, kept = make_reducer(cls.name), 0 if cls.withdraws else tokens // 9
-        found[cls.name] = timed(lambda: reducer_bench._assign(reducer, view, kept), device, repeats).median  # noqa: B023
-    return found
+        work = partial(
+            reducer_bench._assign, make_reducer(cls.name), view, 0 if cls.withdraws else tokens // 9
+        )
+        try:
+            found[cls.name] = timed(work, device, repeats, limit_s=10).median
+        except RuntimeError as error:  # one that fails on this device is told, the others go on
+            failed[cls.name] = str(error).strip().splitlines()[0]
+    return found, failed
 
 
 def joined(

@@ -40,6 +40,9 @@ def why_not(device: int) -> str | None:
     return None
 
 
+_reserved: dict[tuple[Any, ...], int] = {}
+
+
 class _Stream:
     """Torch's stream by the protocol that CuPy reads."""
 
@@ -63,29 +66,23 @@ def launch_on(
     """Launch a kernel on torch's current stream of a device; an empty grid only compiles it."""
     import cupy
 
-    chosen = tuple(sorted((macros or {}).items()))
+    key = (device, source, kernel, tuple(sorted((macros or {}).items())))
     stream = _Stream(torch.cuda.current_stream(device).cuda_stream)
     with cupy.cuda.Device(device), cupy.cuda.Stream.from_external(stream):
-        # beyond 48 KiB a kernel asks for its shared memory first
-        function = _function(device, source, kernel, chosen, shared if shared > 48 << 10 else 0)
+        function = _function(*key)
+        if shared > _reserved.get(key, 48 << 10):  # beyond 48 KiB a kernel asks for its shared memory first
+            function.max_dynamic_shared_size_bytes = shared
+            _reserved[key] = shared
         if 0 not in grid:
             function(grid, (block, 1, 1), tuple(arguments), shared_mem=shared)
 
 
 @functools.cache
-def _module(device: int, source: str, macros: tuple[tuple[str, int], ...]) -> Any:
+def _function(device: int, source: str, kernel: str, macros: tuple[tuple[str, int], ...]) -> Any:
     import cupy
 
     options = ("--std=c++17", *(f"-D{name}={value}" for name, value in macros))
-    return cupy.RawModule(code=sources.text(source), options=options, backend="nvrtc")
-
-
-@functools.lru_cache(maxsize=1024)
-def _function(device: int, source: str, kernel: str, macros: tuple[tuple[str, int], ...], shared: int) -> Any:
-    function = _module(device, source, macros).get_function(kernel)
-    if shared:
-        function.max_dynamic_shared_size_bytes = shared
-    return function
+    return cupy.RawModule(code=sources.text(source), options=options, backend="nvrtc").get_function(kernel)
 
 
 def launch(like: torch.Tensor, source: str, kernel: str, *args: Any, **options: Any) -> None:

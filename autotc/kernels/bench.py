@@ -15,6 +15,11 @@ from torch import Tensor
 from autotc.kernels import dispatch
 from autotc.kernels.cases import Case, cases
 
+_CAPTURABLE = (
+    "attention_received",
+    "bipartite_merge",
+    "gather_rows",
+)  # references that never wait for the device
 Timed = Callable[[Callable[[], Any]], tuple[float, float, float]]  # median, p10, p90 in ms
 
 
@@ -110,12 +115,19 @@ def _providers(
     out.append(("reference", lambda: reference(*args), ""))
     if not first.is_cuda:
         return out
-    graph = captured(_loop(case, args) or (lambda: reference(*args)))
-    out.append(
-        ("captured", graph, "" if graph else "it asks the device for numbers: no graph can be captured")
-    )
-    compiled = torch.compile(reference, dynamic=False)
-    out.append(("compiled", lambda: compiled(*args), ""))
+    loop = _loop(case, args)
+    if loop is not None or case.operation in _CAPTURABLE:
+        graph = captured(loop or (lambda: reference(*args)))
+        out.append(("captured", graph, "" if graph else "the graph could not be captured"))
+    else:
+        out.append(("captured", None, "it asks the device for numbers: no graph can be captured"))
+    if loop is None:
+        compiled = torch.compile(reference, dynamic=False)
+        out.append(("compiled", lambda: compiled(*args), ""))
+    else:
+        out.append(
+            ("compiled", None, "a loop of hundreds of steps: the compiler would write all of them out")
+        )
     if case.operation == "attention_received":
         q, k = args[:2]
         flash = torch.nn.functional.scaled_dot_product_attention

@@ -180,14 +180,14 @@ def density_peaks(
 
     for first in range(0, n, rows):
         many = distances(first)
-        arguments = (squared, valid, count, mean, first, many, n)
-        _launch(x, "density", "nearest_mean", (many, b, 1), 256, arguments, shared=32 * 8 + 256 * 4)
+        means = (squared, valid, count, mean, first, many, n)
+        _launch(x, "density", "nearest_mean", (many, b, 1), 256, means, shared=32 * 8 + 256 * 4)
     density = (-mean).exp() + (0 if noise is None else noise)
     density = density.float().masked_fill(~valid, -torch.inf)
     for first in range(0, n, rows):
         many = distances(first) if rows < n else n
-        arguments = (squared, valid, density, gap, widest, first, many, n)
-        _launch(x, "density", "denser_gap", (many, b, 1), 256, arguments, shared=SLOTS)
+        gaps = (squared, valid, density, gap, widest, first, many, n)
+        _launch(x, "density", "denser_gap", (many, b, 1), 256, gaps, shared=SLOTS)
     most = widest.masked_fill(~valid, 0).amax(1, keepdim=True)
     return density, torch.where(gap.isinf() | ~valid, most, gap).sqrt()
 

@@ -13,6 +13,7 @@ from autotc._outcomes import Outcomes
 from autotc.device.gauge import MEASURED, Gauged
 from autotc.policy import Number, Policy
 from autotc.search import _fidelity, samplers
+from autotc.search._choosing import Chooser, policy_of
 from autotc.search._dimensions import counts
 from autotc.search._fidelity import Sight
 from autotc.search._ledger import Ledger, age_s
@@ -57,6 +58,9 @@ class Loop:
         self._references: dict[tuple[object, ...], Policy] = {}
         self._seen: set[int] = set()
         self._reaped = -lease_s
+        spec = session.spec
+        own = spec.strategy in ("default", "plain")
+        self._choose = None if own else Chooser(spec.strategy, session.space, spec.seed)
 
     def run(self) -> bool:
         """Run trials; return whether the study has all of its trials."""
@@ -117,7 +121,7 @@ class Loop:
         session = self.session
         with session.clock.part("ask"):
             given = self._given if session.spec.strategy == "default" else None
-            trial = self.ledger.ask(session.space.distributions, session.spec.trials, given)
+            trial = self.ledger.ask(session.space.distributions, session.spec.trials, given, self._choose)
         return None if trial is None else self._enter(trial)
 
     def _given(self, number: int) -> dict[str, Any]:
@@ -133,7 +137,7 @@ class Loop:
     def _enter(self, trial: Trial) -> tuple[Trial, int, Policy] | None:
         session = self.session
         with session.clock.part("decode"):
-            policy = session.space.decode(trial.params).policy
+            policy = policy_of(trial, session.space)
             policy = self._references.get(self._counts(policy), policy)
         with session.clock.part("store"):
             trial_id = session.store.add_trial(session.name, trial.number, policy, params=trial.params)
@@ -191,15 +195,15 @@ class Loop:
         violations = session.violations(costs)
         if measured.need_gib is not None:
             room = min([measured.have_gib, *(c.limit for c in limits if c.name == "memory_gib")])
-            why = {"state": "infeasible", "reason": measured.why}
+            why: dict[str, Any] = {"state": "infeasible", "reason": measured.why}
             self._finish(
                 trial, trial_id, None, costs, {**violations, "memory_gib": measured.need_gib - room}, why
             )
             return
         over = broken(limits, costs)
         if over:
-            reason = f"over the limit: {', '.join(over)}"
-            why = {"state": "infeasible", "reason": reason, "numbers": list(measured.numbers)}
+            words = f"over the limit: {', '.join(over)}"
+            why = {"state": "infeasible", "reason": words, "numbers": list(measured.numbers)}
             self._finish(trial, trial_id, None, costs, violations, why)
             return
         twin = self._results.get(policy.id)

@@ -87,10 +87,12 @@ def speed(result: Mapping[str, Any]) -> None:
     console.print(f"[dim]{escape(result['gpu'])}, {escape(result['on'])}; medians[/]")
     if kernels:
         console.print(f"[dim]attention kernels seen: {escape(', '.join(sorted(kernels)))}[/]")
-    off = [abs(r["prediction_error"]) for r in result["rows"] if "prediction_error" in r]
-    if off:
-        worst = 100 * max(off)
-        console.print(f"prediction: median error {100 * statistics.median(off):.1f} %, worst {worst:.1f} %")
+    misses = [abs(r["prediction_error"]) for r in result["rows"] if "prediction_error" in r]
+    if misses:
+        worst = 100 * max(misses)
+        console.print(
+            f"prediction: median error {100 * statistics.median(misses):.1f} %, worst {worst:.1f} %"
+        )
 
 
 def serving(model: str, workload: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from autotc.adapter import anatomy
 from autotc.cli import app
 from autotc.device import table, trial
-from autotc.device.building import prompt
+from autotc.device.building import from_numbers, prompt
 from autotc.device.clock import Times
 from autotc.device.timing import Table, predict
 from autotc.errors import SpecError, UnsupportedError
@@ -62,6 +62,19 @@ def test_times_are_ordered_and_their_error_is_that_of_a_median() -> None:
     spread = float(draws[:, 50].std())
     mean = sum(Times(tuple(row)).stderr for row in draws.tolist()) / len(draws)
     assert mean == pytest.approx(spread, rel=0.15)  # 400 draws tell a standard deviation to 4 %
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])
+def test_a_model_is_built_from_its_numbers(kind: str) -> None:
+    config = tiny.model(kind).config.to_dict()
+    model = from_numbers(config, torch.device("cpu"), torch.bfloat16)
+    assert model.dtype == torch.bfloat16 and not model.training
+    assert model.config._attn_implementation == "sdpa"
+    inputs = prompt(
+        model, anatomy(model), [Request(width=24, height=24, prompt_tokens=9)], torch.device("cpu")
+    )
+    with torch.inference_mode():
+        assert model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, pad_token_id=0).shape[1] > 2
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])

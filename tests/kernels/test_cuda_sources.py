@@ -21,8 +21,9 @@ from tests.kernels import emulator
 CPU = torch.device("cpu")
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INDICES = {"greedy_select", "greedy_cover", "greedy_volume", "bipartite_match"}
-# relative to the largest number: sums of float32 in another order; what comes out in 16 bits is off by a rounding
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+# relative to the largest number: sums of float32 in another order and an exponential good to 22 bits; what comes out in
+# 16 bits is off by a rounding
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def compare(case: Case, got: Any, expected: Any, args: tuple[Any, ...]) -> None:
