@@ -32,9 +32,3 @@ def create(store: Store, name: str, scopes: Sequence[str]) -> tuple[TokenRow, st
             raise SpecError(f"--scope: {scope!r} is not known. {nearest(scope, SCOPES)}")
     secret = f"autotc_{secrets.token_urlsafe(32)}"
     return store.add_token(name, digest(secret), sorted(set(scopes))), secret
-
-
-def of_header(store: Store, header: str | None) -> TokenRow | None:
-    """Return the token of an `Authorization` header, None where it holds none that counts."""
-    kind, _, secret = (header or "").partition(" ")
-    return store.token(digest(secret)) if kind.lower() == "bearer" and secret else None
