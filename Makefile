@@ -57,8 +57,8 @@ $(GPU_SITE)/.ready: Makefile
 	touch $@
 
 gpu-test: $(GPU_SITE)/.ready   ## every operation on the GPU against its reference; needs a GPU, fails without
-	$(GPU_RUN) -c "from autotc.device.table import device_of; print(*device_of('cuda'))"
-	$(GPU_RUN) -m pytest -rs tests/kernels/test_gpu.py $(ARGS)
+	$(GPU_AUTOTC) bench kernels --operation gather_rows --repeats 3
+	$(GPU_RUN) -m pytest -rs -W default tests/kernels/test_gpu.py $(ARGS)
 
 gpu-bench: $(GPU_SITE)/.ready  ## write studies/kernels/results.csv and studies/device/<gpu>.json; safe to run again
 	$(GPU_AUTOTC) list kernels

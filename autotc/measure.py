@@ -339,19 +339,30 @@ def energy_of(
     """
     if idle_w is None:
         return Reading(None, "unknown: this card keeps no energy counter for this user")
-    times, begin, before = 0, time.monotonic(), card.energy_mj()
-    while time.monotonic() - begin < WINDOW_S:
-        work()
-        finish()
-        times += 1
-    seconds = time.monotonic() - begin
-    spent = energy_j(before, card.energy_mj(), seconds, card.mig)
+    times, seconds, spent = _repeated(card, work, finish)
     if spent.value is None:
         return spent
     each = (spent.value - idle_w * seconds) / times
     return Reading(
         each, f"board counter, NVML, {times} runs in {seconds:.1f} s, idle of {idle_w:.0f} W taken off"
     )
+
+
+def mean_watts(card: Card, work: Callable[[], Any], finish: Callable[[], Any]) -> float | None:
+    """Return the board's mean power while work is repeated for at least a second, idle included; None where unknown."""
+    _, seconds, spent = _repeated(card, work, finish)
+    return None if spent.value is None else spent.value / seconds
+
+
+def _repeated(card: Card, work: Callable[[], Any], finish: Callable[[], Any]) -> tuple[int, float, Reading]:
+    """Repeat work for at least a window; return how often, the seconds and the joules."""
+    times, begin, before = 0, time.monotonic(), card.energy_mj()
+    while time.monotonic() - begin < WINDOW_S:
+        work()
+        finish()
+        times += 1
+    seconds = time.monotonic() - begin
+    return times, seconds, energy_j(before, card.energy_mj(), seconds, card.mig)
 
 
 def idle_watts(card: Card, seconds: float = WINDOW_S) -> float | None:

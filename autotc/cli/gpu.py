@@ -101,6 +101,8 @@ def bench_device(
         model, on = table.build(name, where)
         small: dict[str, Any] = {} if real else table.SMALL
         entry = table.measure(model, on, where, repeats=repeats, say=say, **small)
+        card = _card(where)
+        entry["watts"] = {} if card is None else table.power(model, where, card)
         entries[_plain_id(name) if real else anatomy(model).id] = entry
         del model
     say("choosing")
@@ -112,7 +114,9 @@ def bench_device(
         entry["choose_at"] = {"tokens": 576, "batch": 8} if real else {"tokens": 16, "batch": 1}
     path = out / f"{_slug(gpu)}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    data = table.joined(known, gpu, memory, where, entries, _driver(where))
+    card = _card(where)
+    driver = None if card is None else card.about()["driver"]
+    data = table.joined(known, gpu, memory, where, entries, driver)
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(data, indent=1) + "\n")
     if as_json:
@@ -243,8 +247,8 @@ def _slug(gpu: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split())
 
 
-def _driver(device: Any) -> str | None:
-    """Return the driver's version; None off a GPU or where NVML cannot be asked, which is said."""
+def _card(device: Any) -> Any:
+    """Return the card as NVML shows it; None off a GPU or where NVML cannot be asked, which is said."""
     from autotc.errors import UnsupportedError
 
     if device.type != "cuda":
@@ -252,8 +256,7 @@ def _driver(device: Any) -> str | None:
     from autotc.measure import Card, uuid_of
 
     try:
-        found: str | None = Card(uuid_of(device.index or 0)).about()["driver"]
+        return Card(uuid_of(device.index or 0))
     except UnsupportedError as error:
         say(str(error))
         return None
-    return found

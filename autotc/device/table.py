@@ -19,6 +19,7 @@ from autotc.device.building import prompt, random_model
 from autotc.device.clock import copy_bytes_per_s, matmul_flops_per_s, timed
 from autotc.device.timing import SCHEMA
 from autotc.errors import SpecError, UnsupportedError
+from autotc.measure import Card, idle_watts, mean_watts
 from autotc.workload import Request
 
 TOKENS = (64, 256, 1024, 4096)
@@ -185,6 +186,32 @@ def _memory(model: Any, numbers: Anatomy, device: torch.device, side: int) -> di
         "context_bytes": context,
         "activation_factor": sum(factors) / len(factors),
     }
+
+
+def power(model: Any, device: torch.device, card: Card) -> dict[str, float]:
+    """Return the board's mean power idle, in prefills and in decoding steps, W; empty where the card keeps no counter.
+
+    Args:
+        card: the board, asked through NVML.
+    """
+    numbers = anatomy(model)
+    call = prompt(model, numbers, [Request(new_tokens=1)] * 8, device)
+
+    def generate(tokens: int) -> None:
+        model.generate(**call, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0)
+
+    def finish() -> None:
+        torch.cuda.synchronize(device)
+
+    generate(1)
+    finish()
+    idle = idle_watts(card)
+    with torch.inference_mode():
+        prefill = mean_watts(card, lambda: generate(1), finish)
+        decode = mean_watts(card, lambda: generate(128), finish)  # the prefill is a small part of it
+    if idle is None or prefill is None or decode is None:
+        return {}
+    return {"idle": idle, "prefill": prefill, "decode": decode}
 
 
 def choosing(

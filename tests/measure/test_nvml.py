@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from autotc.measure import Observation, energy_j
+from autotc import measure
+from autotc.measure import Observation, energy_j, energy_of, mean_watts
 
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CC") or shutil.which("gcc")
@@ -150,3 +151,30 @@ def test_torchs_peak_is_a_floor_for_the_samples() -> None:
     seen = Observation(process_peak_bytes=5 * GIB, process_method="process, NVML")
     assert seen.peak(6 * GIB).value == 6 * GIB and "torch" in seen.peak(6 * GIB).method
     assert Observation().peak().value is None
+
+
+class Board:
+    """A card whose counter grows by 300 J a second of the clock it is given."""
+
+    mig = False
+
+    def __init__(self, clock: list[float]) -> None:
+        self._clock = clock
+
+    def energy_mj(self) -> int:
+        return int(300e3 * self._clock[0])
+
+
+def test_energy_of_work_is_above_idle_and_over_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, runs = [0.0], []
+    monkeypatch.setattr(measure.time, "monotonic", lambda: clock[0])
+
+    def work() -> None:
+        runs.append(1)
+        clock[0] += 0.25
+
+    board: Any = Board(clock)
+    spent = energy_of(board, work, lambda: None, idle_w=100.0)
+    assert len(runs) == 4 and spent.value == pytest.approx((300 - 100) * 0.25)
+    assert mean_watts(board, work, lambda: None) == pytest.approx(300.0)
+    assert energy_of(board, work, lambda: None, idle_w=None).value is None
