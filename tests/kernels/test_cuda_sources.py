@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.metadata
 import importlib.util
 import itertools
 from pathlib import Path
@@ -179,6 +180,8 @@ def compiled(text: str, *options: str) -> str:
 @pytest.fixture
 def compiler() -> None:
     if nvrtc() is None:
+        wheels = [d.metadata["Name"] for d in importlib.metadata.distributions()]
+        assert "nvidia-cuda-nvrtc" not in wheels, "NVRTC is installed and cannot be loaded"
         pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
 
 
