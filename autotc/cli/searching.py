@@ -78,7 +78,9 @@ def search(
     strategy: Annotated[
         str | None,
         typer.Option(
-            "--strategy", help="default (starts from presets, stops losers early) or plain (sampler alone)."
+            "--strategy",
+            help="default (starts from presets, stops losers early) or plain (sampler alone); to compare with: random, "
+            "sobol, tpe, nsga2, gp, and the published evolution, p-sigmoid, greedy, vtw, vflowopt.",
         ),
     ] = None,
     all_presets: Annotated[

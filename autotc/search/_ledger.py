@@ -109,11 +109,14 @@ class Ledger:
         distributions: Mapping[str, BaseDistribution],
         total: int,
         given: Callable[[int], dict[str, Any]] | None = None,
+        choose: Callable[[list[FrozenTrial], dict[str, Any] | None], FrozenTrial | None] | None = None,
     ) -> Trial | None:
         """Return a new trial with all its parameters, None when there are `total` already.
 
         Args:
             given: parameters that are set for the trial of a number; the sampler draws the others.
+            choose: makes the trial in the sampler's place, of those so far and the point to start from, if any is
+                left; None when it has nothing more to try.
         """
         with storing(self._shown):
             trials = self.study.get_trials(deepcopy=False)
@@ -122,8 +125,14 @@ class Ledger:
             # those of another limit may lie outside of this one's budgets
             inside = (p for p in self._points if all(allowed(distributions[k], v) for k, v in p.items()))
             start = next((p for p in inside if not any(_is_at(t, p) for t in trials)), None)
-            fixed = start or (given(len(trials)) if given is not None else {})
-            frozen = self._draw(trials, distributions, fixed)
+            if choose is not None:
+                chosen = choose(trials, start)
+                if chosen is None:
+                    return None
+                frozen = chosen
+            else:
+                fixed = start or (given(len(trials)) if given is not None else {})
+                frozen = self._draw(trials, distributions, fixed)
             trial_id = self._storage.create_new_trial(self.study._study_id, template_trial=frozen)
             trial = Trial(self.study, trial_id)
             if self._workers > 1:  # two workers may both have seen one place left

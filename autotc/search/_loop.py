@@ -59,8 +59,7 @@ class Loop:
         self._seen: set[int] = set()
         self._reaped = -lease_s
         spec = session.spec
-        own = spec.strategy in ("default", "plain")
-        self._choose = None if own else Chooser(spec.strategy, session.space, spec.seed)
+        self._choose = Chooser(spec.strategy, session.space, spec.seed) if spec.compared else None
 
     def run(self) -> bool:
         """Run trials; return whether the study has all of its trials."""

@@ -160,7 +160,7 @@ class Session:
 
     def rungs(self) -> list[int]:
         """Return the totals of search examples at which a trial may be stopped."""
-        return rungs(self.available("search", self.spec.examples), self.spec.strategy == "default")
+        return rungs(self.available("search", self.spec.examples), self.spec.from_presets)
 
     def evaluate_fully(self, policy: Policy, split: str, n: int) -> Outcomes:
         """Run a policy on the first n examples; on search in the increments of a race, to share prefills."""

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from autotc.constraints import Constraint, parse_constraints
 from autotc.errors import SpecError
@@ -19,7 +19,22 @@ from autotc.search.objectives import limits
 from autotc.workload import Workload, parse_workload
 
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
-Strategy = Literal["default", "plain"]
+RIVALS = ("random", "sobol", "tpe", "nsga2", "gp")
+PUBLISHED = ("evolution", "p-sigmoid", "greedy", "vtw", "vflowopt")
+Strategy = Literal[
+    "default",
+    "plain",
+    "random",
+    "sobol",
+    "tpe",
+    "nsga2",
+    "gp",
+    "evolution",
+    "p-sigmoid",
+    "greedy",
+    "vtw",
+    "vflowopt",
+]
 
 # What a run may change without making it another study: limits, how long it goes on, and where it is kept.
 RUN_ONLY = frozenset(
@@ -46,7 +61,9 @@ class SearchSpec(BaseModel):
     """One search as asked on the command line or in a TOML file.
 
     `strategy` "default" starts from the published presets as points of the space, spreads the budgets evenly
-    and stops evaluations that are clearly dominated; "plain" is the sampler alone, every trial on all examples.
+    and stops evaluations that are clearly dominated; "plain" is the sampler alone, every trial on all examples. The
+    others are for comparison (`autotc.search.strategies`): `RIVALS` start and stop like the default, `PUBLISHED` are
+    searches of the literature, every trial on all examples.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -83,6 +100,31 @@ class SearchSpec(BaseModel):
         if text is not None:
             parse_workload(text)
         return text
+
+    @model_validator(mode="after")
+    def _strategy_goes_with_the_rest(self) -> SearchSpec:
+        if not self.compared:
+            return self
+        if "sampler" in self.model_fields_set:
+            raise SpecError(
+                f"--sampler: --strategy {self.strategy} brings its own way to propose; leave one of the two out"
+            )
+        if self.workers > 1:
+            raise SpecError(
+                f"--workers: {self.workers}, but --strategy {self.strategy} decides by the trial before; use 1, or the "
+                "strategy 'default' or 'plain'"
+            )
+        return self
+
+    @property
+    def compared(self) -> bool:
+        """Whether the strategy is one of those to compare with."""
+        return self.strategy not in ("default", "plain")
+
+    @property
+    def from_presets(self) -> bool:
+        """Whether the strategy is given presets as its first points, and has losers stopped early."""
+        return self.strategy == "default" or self.strategy in RIVALS
 
     @field_validator("reducers")
     @classmethod

@@ -16,6 +16,7 @@ from autotc.device.gauge import Gauge
 from autotc.errors import SpecError
 from autotc.export import Member
 from autotc.recommend import Recommendation, recommend
+from autotc.search._choosing import Chooser
 from autotc.search._claims import Claim
 from autotc.search._clock import Clock, Profile
 from autotc.search._fidelity import Screen
@@ -192,6 +193,8 @@ class Study:
         )
         self._report = Report(self._session)
         self._board = Board()
+        if spec.compared:  # a space that the strategy cannot search is refused before anything runs
+            Chooser(spec.strategy, self.space, spec.seed)
 
     @cached_property
     def power(self) -> str:
@@ -256,7 +259,7 @@ class Study:
         try:
             if not self._references():
                 return False
-            if spec.strategy == "default":
+            if spec.from_presets:
                 policies = [
                     r.policy for r in self.store.trials(self.name, role="reference", state="complete")
                 ]

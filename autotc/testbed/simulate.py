@@ -15,7 +15,7 @@ from autotc.search._inverse import encode
 from autotc.search._racing import dominated, gap, rungs
 from autotc.search._references import references
 from autotc.search._session import Board, Entry
-from autotc.search.strategies import Proposed, Seen, make, starts_from_presets
+from autotc.search.strategies import Seen, make, starts_from_presets
 from autotc.testbed.bed import Bed
 from autotc.testbed.score import Candidates, area
 
@@ -107,10 +107,7 @@ def run(
     while spent < evaluations and len(history) < TRIALS_AT_MOST:
         begin = time.perf_counter()
         number = len(history)
-        if waiting:
-            proposal: Proposed | None = Proposed(waiting.pop(0), None, space.distributions)
-        else:
-            proposal = chooser.propose(history, number)
+        proposal = chooser.propose(history, number, waiting.pop(0) if waiting else None)
         asking += time.perf_counter() - begin
         if proposal is None:
             course.exhausted = True

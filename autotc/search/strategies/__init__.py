@@ -12,6 +12,7 @@ from typing import cast
 from autotc.errors import SpecError
 from autotc.registry import nearest
 from autotc.search.space import Space
+from autotc.search.spec import PUBLISHED, RIVALS
 from autotc.search.strategies.base import Proposed, Seen, Strategy
 
 __all__ = [
@@ -26,8 +27,6 @@ __all__ = [
     "starts_from_presets",
 ]
 
-RIVALS = ("random", "sobol", "tpe", "nsga2", "gp")
-PUBLISHED = ("evolution", "p-sigmoid", "greedy", "vtw", "vflowopt")
 NAMES = ("default", *RIVALS, *PUBLISHED)
 
 

@@ -56,13 +56,17 @@ class Seen:
 class Strategy(Protocol):
     """One way to search. All it knows is in the history, so a study that was killed goes on as it would have."""
 
-    def propose(self, history: Sequence[Seen], number: int) -> Proposed | None:
+    def propose(
+        self, history: Sequence[Seen], number: int, start: Mapping[str, Any] | None = None
+    ) -> Proposed | None:
         """Return what the trial of a number is to be, None when there is nothing more to try.
 
         Args:
             history: finished trials in the order of their numbers; those of a strategy that starts from presets
                 hold the presets first.
             number: of trials asked for so far.
+            start: a point of the search's space that is to be proposed now, so that the strategy can note what it
+                needs with it; given only to those that start from presets.
         """
 
 
@@ -84,7 +88,9 @@ class Replayed:
         """Yield policies for the full model, be sent their quality on the search examples; ends where it ends."""
         raise NotImplementedError
 
-    def propose(self, history: Sequence[Seen], number: int) -> Proposed | None:
+    def propose(
+        self, history: Sequence[Seen], number: int, start: Mapping[str, Any] | None = None
+    ) -> Proposed | None:
         """See `Strategy`."""
         if self._plan is None or len(history) < self._sent:
             self._plan, self._sent = self.plan(), 0

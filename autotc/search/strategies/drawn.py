@@ -77,7 +77,9 @@ class Drawn:
         self._memory = optuna.create_study(directions=[o.direction for o in OBJECTIVES])
         self._copied = 0
 
-    def propose(self, history: Sequence[Seen], number: int) -> Proposed:
+    def propose(
+        self, history: Sequence[Seen], number: int, start: Mapping[str, Any] | None = None
+    ) -> Proposed:
         """See `Strategy`."""
         distributions = self._space.distributions
         if self._sampler in FORGETFUL:
@@ -86,7 +88,9 @@ class Drawn:
             self._memory.add_trial(_frozen(seen))
         self._copied = len(history)
         sampler = samplers.make(self._sampler, samplers.trial_seed(self._seed, number))
-        params, attributes = draw(self._memory, distributions, self._given(number), sampler)
+        params, attributes = draw(
+            self._memory, distributions, self._given(number) if start is None else start, sampler
+        )
         policy = None if self._decode is None else self._decode(params)
         return Proposed(params, policy, distributions, attributes)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scipy.stats import qmc
 
@@ -18,9 +19,13 @@ class Sobol:
     def __init__(self, space: Space, seed: int) -> None:
         self._space, self._seed = space, seed
 
-    def propose(self, history: Sequence[Seen], number: int) -> Proposed:
+    def propose(
+        self, history: Sequence[Seen], number: int, start: Mapping[str, Any] | None = None
+    ) -> Proposed:
         """See `Strategy`."""
         distributions = self._space.distributions
+        if start is not None:
+            return Proposed(start, None, distributions)
         sequence = qmc.Sobol(len(distributions), rng=self._seed)
         if number:
             sequence.fast_forward(number)

@@ -1,0 +1,82 @@
+"""A strategy by name in a live study: Optuna's trials are its history, what it proposes becomes a trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autotc.policy import Policy
+from autotc.search.space import Space
+from autotc.search.strategies import Proposed, Seen, make
+
+_POLICY = "autotc:policy"
+_CONSTRAINTS = (
+    "constraints:"  # Optuna keeps a trial's constraints among its attributes, under names like this
+)
+
+
+class Chooser:
+    """Asks a strategy for each trial.
+
+    Args:
+        strategy: its name.
+        space: of the study.
+        seed: of the study.
+    """
+
+    def __init__(self, strategy: str, space: Space, seed: int) -> None:
+        self._strategy = make(strategy, space, seed)
+
+    def __call__(
+        self, trials: Sequence[FrozenTrial], start: Mapping[str, Any] | None = None
+    ) -> FrozenTrial | None:
+        """Return the next trial, None when the strategy has nothing more to try.
+
+        Args:
+            trials: of the study, by number.
+            start: a point that is to be tried.
+        """
+        history: list[Seen] = []
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                break  # the history only ever grows at its end
+            if trial.state == TrialState.COMPLETE:
+                history.append(_seen(trial))
+        proposed = self._strategy.propose(history, len(trials), start)
+        if proposed is None:
+            return None
+        policy = {} if proposed.policy is None else {_POLICY: json.loads(proposed.policy.json_text())}
+        return optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(proposed.params),
+            distributions=dict(proposed.distributions),
+            system_attrs=dict(proposed.attributes),
+            user_attrs=policy,
+        )
+
+
+def policy_of(trial: Trial | FrozenTrial, space: Space) -> Policy:
+    """Return the policy that a trial stands for: its own, or the one that its point decodes to."""
+    own = trial.user_attrs.get(_POLICY)
+    return space.decode(trial.params).policy if own is None else Policy.model_validate(own)
+
+
+def _seen(trial: FrozenTrial) -> Seen:
+    own = trial.user_attrs.get(_POLICY)
+    quality, cost = trial.values
+    return Seen(
+        trial.number,
+        Proposed(
+            trial.params,
+            None if own is None else Policy.model_validate(own),
+            trial.distributions,
+            {k: v for k, v in trial.system_attrs.items() if not k.startswith(_CONSTRAINTS)},
+        ),
+        quality,
+        cost,
+        trial.constraints,
+    )
