@@ -27,7 +27,11 @@ BASE: dict[str, Any] = {"model": "qwen2.5-vl", "max_tflops": 800.0}
         ({"timeout": -5}, "--timeout: -5"),
         ({"workers": 0}, "--workers: 0"),
         ({"sampler": "tep"}, "--sampler: 'tep' is not known. Did you mean 'tpe'?"),
-        ({"strategy": "best"}, "--strategy: 'best' is not known. Known: default, plain."),
+        (
+            {"strategy": "best"},
+            "--strategy: 'best' is not known. Known: default, evolution, gp, greedy, nsga2, p-sigmoid, plain, random, "
+            "sobol, tpe, vflowopt, vtw.",
+        ),
         (
             {"flops_convention": "papers"},
             "--flops-convention: 'papers' is not known. Known: exact, literature.",
