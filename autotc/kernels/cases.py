@@ -71,7 +71,8 @@ def _blocks(n: int, seed: int) -> Tensor:
     """Return a kernel (n, n) whose pivots lie well apart, whoever rounds how.
 
     Tokens are correlated by a half within blocks of four strewn over the sequence, so a pick leaves the others of its
-    block 3/4, 2/3 or 5/8 of their variance; variances are distinct powers of 2^(1/64). Pivots are a thousandth apart or more.
+    block 3/4, 2/3 or 5/8 of their variance; variances are distinct powers of 2^(1/64). Pivots are a thousandth apart
+    or more.
     """
     drawn = torch.Generator().manual_seed(seed)
     place = torch.randperm(n, generator=drawn)
