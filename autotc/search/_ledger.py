@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from autotc.errors import StoreAway, StoreError
 from autotc.search import samplers
@@ -28,6 +30,7 @@ from autotc.search.objectives import OBJECTIVES
 from autotc.store.engine import KEEPALIVE, away
 
 _PRESETS = "autotc:presets"
+TRIES = 5
 _LIVE = (TrialState.COMPLETE, TrialState.RUNNING)
 
 
@@ -50,6 +53,16 @@ def storing(shown: str) -> Iterator[None]:
         raise kind(f"{shown}: {getattr(cause, 'orig', None) or cause or error}") from error
 
 
+def _storage(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Open Optuna's storage, which makes its tables without asking whether another process does so at the moment."""
+    for _ in range(TRIES):
+        try:
+            return RDBStorage(url, engine_kwargs=options)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
+            time.sleep(0.2)
+    return RDBStorage(url, engine_kwargs=options)
+
+
 class Ledger:
     """The Optuna study of a search.
 
@@ -68,9 +81,7 @@ class Ledger:
         sqlite = url.startswith("sqlite")
         connect = {"factory": _FastConnection, "timeout": 60} if sqlite else KEEPALIVE
         with storing(shown):
-            self._storage = RDBStorage(
-                url, engine_kwargs={"pool_pre_ping": True, "connect_args": dict(connect)}
-            )
+            self._storage = _storage(url, {"pool_pre_ping": True, "connect_args": dict(connect)})
             self.study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,
