@@ -5,7 +5,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: search real test check lint types imports format catalogue gpu-wheels gpu-test gpu-bench clean
+.PHONY: search real test fuzz check lint types imports format catalogue gpu-wheels gpu-test gpu-bench clean
 
 search: $(VENV)/.ready  ## the main job: search, store, print the front
 	$(BIN)/autotc search --model qwen2.5-vl --max-tflops 800 $(ARGS)
@@ -16,6 +16,10 @@ real: $(VENV)/.ready    ## with weights: verify, calibrate, three budgets; MODEL
 
 test: $(VENV)/.ready    ## the whole test suite, one thread a process
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+fuzz: $(VENV)/.ready    ## 100,000 policies, specs, constraints and workloads made of anything
+	AUTOTC_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/service/test_fuzz.py $(ARGS) \
+	  && echo "100,000 cases: no traceback, nothing accepted wrongly"
 
 check: lint imports types  ## what CI checks beside the tests
 

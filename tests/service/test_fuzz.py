@@ -25,7 +25,7 @@ from tests.fakes import FULL
 
 CASES = int(os.environ.get("AUTOTC_FUZZ", "300"))
 many = settings(
-    max_examples=CASES // 3,
+    max_examples=-(-CASES // 3),
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
@@ -39,85 +39,117 @@ anything = st.recursive(
 )
 
 
-def mostly(likely: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Mostly values of the right kind, so that cases come past the first check."""
-    return st.one_of(likely, likely, likely, likely, likely, likely, anything)
-
-
-def some(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Dictionaries with some of the fields, sometimes with others."""
-    made = st.fixed_dictionaries({}, optional={k: mostly(v) for k, v in fields.items()})
-    return st.one_of(
-        made, made, made, st.builds(lambda a, b: {**a, **b}, made, st.dictionaries(st.text(), anything))
+def changed(right: st.SearchStrategy[dict[str, Any]], wrong: dict[str, st.SearchStrategy[Any]]) -> Any:
+    """What is right, with up to two fields changed or added, or one taken away."""
+    fields = [st.tuples(st.just(k), v | anything) for k, v in wrong.items()]
+    field = st.one_of(*fields, st.tuples(st.text(), anything))
+    more = st.builds(lambda a, b: {**a, **dict(b)}, right, st.lists(field, max_size=2))
+    less = st.builds(
+        lambda a, k: {n: v for n, v in a.items() if n != k}, right, st.sampled_from([*wrong, ""])
     )
+    return st.one_of(right, more, more, less)
 
 
-keeps = st.one_of(st.floats(-0.2, 1.2), st.sampled_from([0, 1, 0.5, math.nan, math.inf, 1e-300, -0.0]))
-stage = st.fixed_dictionaries(
+def falling(made: list[tuple[dict[str, Any], float]]) -> list[dict[str, Any]]:
+    """Stages in the order of their sites, with keeps that fall."""
+    order = ("input", "vision", "projector", "decoder")
+    stages = sorted((s for s, _ in made), key=lambda s: (order.index(s["site"]), s.get("layer", 0)))
+    keeps = sorted((k for _, k in made), reverse=True)
+    return [{**s, "keep": k} for s, k in zip(stages, keeps, strict=True)]
+
+
+known = st.sampled_from(reducers.names())
+before = st.fixed_dictionaries({"site": st.sampled_from(["input", "projector"]), "reducer": known})
+inside = st.fixed_dictionaries({"site": st.just("decoder"), "reducer": known, "layer": st.integers(1, 27)})
+right_stages = st.lists(st.tuples(before | inside, st.floats(0.01, 1)), max_size=3).map(falling)
+right_policy = st.fixed_dictionaries(
     {
-        "site": mostly(st.sampled_from(["input", "vision", "projector", "decoder", "cache", "x"])),
-        "reducer": mostly(st.sampled_from([*reducers.names(), "__import__", "os.system", "../fastv"])),
-        "keep": mostly(keeps),
-    },
-    optional={
-        "layer": mostly(st.integers(-2, 40)),
-        "params": some({"heads": st.text(), "seed": st.integers(), "alpha": st.floats()}),
-        "min_tokens": mostly(st.integers(-2, 700)),
-        "max_tokens": mostly(st.integers(-2, 700)),
+        "schema": st.just("autotc/policy/1"),
+        "model": st.just({"family": "qwen2_5_vl", "id": "x", "decoder_layers": 28, "vision_blocks": 32}),
+        "positions": st.sampled_from(["original", "compact"]),
+        "stages": right_stages,
+        "status": st.just("unverified"),
+    }
+)
+keeps = st.floats(-0.2, 1.2) | st.sampled_from(
+    [0, 1, math.nan, math.inf, -math.inf, 1e-300, -0.0, "0.5", True]
+)
+wrong_stage = changed(
+    inside,
+    {
+        "site": st.sampled_from(["vision", "cache", "Decoder", "x"]),
+        "reducer": st.sampled_from(["__import__", "os.system", "../fastv", "autotc.reducers.fastv", "fasv"]),
+        "keep": keeps,
+        "layer": st.integers(-2, 40),
+        "params": st.dictionaries(st.sampled_from(["heads", "seed", "alpha", "__init__"]), anything),
+        "min_tokens": st.integers(-2, 700),
+        "max_tokens": st.integers(-2, 700),
         "trust_remote_code": st.booleans(),
     },
 )
-stages = st.one_of(
-    st.lists(stage, max_size=4),
-    st.builds(
-        lambda k, n: [{"site": "decoder", "layer": n, "reducer": "fastv", "keep": k}],
-        keeps,
-        st.integers(-1, 29),
-    ),
-)
-model = st.fixed_dictionaries(
+with_keep = st.builds(lambda s, k: {"keep": k, **s}, wrong_stage, keeps)
+policy = changed(
+    right_policy,
     {
-        "family": mostly(st.just("qwen2_5_vl")),
-        "decoder_layers": mostly(st.just(28)),
-        "vision_blocks": mostly(st.just(32)),
-    },
-    optional={"id": mostly(st.text())},
-)
-policy = st.fixed_dictionaries(
-    {"schema": mostly(st.just("autotc/policy/1")), "model": mostly(model), "stages": mostly(stages)},
-    optional={
-        "positions": mostly(st.sampled_from(["original", "compact"])),
-        "status": mostly(st.sampled_from(["unverified", "verified"])),
+        "schema": st.text(),
+        "model": st.dictionaries(st.sampled_from(["family", "id", "decoder_layers"]), anything),
+        "stages": st.lists(with_keep, min_size=1, max_size=3),
+        "positions": st.text(),
+        "status": st.sampled_from(["verified", "Verified"]),
         "expected": anything,
         "provenance": anything,
         "__class__": anything,
     },
 )
-spec = some(
-    {
-        "model": st.text(),
-        "max_tflops": st.floats(),
+words = st.text(min_size=1, max_size=10)
+limits = st.floats(0.001, 1e6)
+right_spec = st.fixed_dictionaries(
+    {"model": words},
+    optional={
+        "max_tflops": limits,
         "flops_convention": st.sampled_from(["literature", "exact"]),
-        "max_memory_gib": st.floats(),
-        "constraints": st.lists(
-            st.text() | st.builds("{} {} {}".format, st.text(), st.sampled_from(["<=", ">="]), st.floats()),
-            max_size=3,
-        ),
-        "workload": st.text()
-        | st.sampled_from(["vqa", "images=1,resolution=9x9", "images=0", "resolution=1e9x1", "batch=-1"]),
-        "data": st.text(),
-        "examples": st.integers(),
-        "trials": st.integers(),
-        "timeout": st.floats(),
-        "sampler": st.sampled_from(["tpe", "gp", "os"]),
-        "strategy": st.text(),
-        "reducers": st.lists(st.sampled_from(reducers.names()) | st.text(), max_size=3),
-        "study": st.text(),
-        "seed": st.integers(),
-        "workers": st.integers(),
-        "download": st.booleans(),
-    }
+        "max_memory_gib": limits,
+        "constraints": st.just(["worst_group_drop <= 0.1"]),
+        "workload": st.sampled_from(["vqa", "chat", "images=2,resolution=336x336"]),
+        "data": words,
+        "examples": st.integers(16, 10_000),
+        "trials": st.integers(1, 10_000),
+        "timeout": limits,
+        "sampler": st.sampled_from(["tpe", "nsga2", "gp", "random"]),
+        "reducers": st.lists(known, min_size=1, max_size=3),
+        "study": words,
+        "seed": st.integers(0, 2**31 - 1),
+        "workers": st.integers(1, 64),
+    },
 )
+numbers = st.sampled_from([0, -1, 15, 65, 2**31, 10**400, math.nan, math.inf, -0.0, "9", True])
+spec = changed(
+    right_spec,
+    {
+        "model": st.just(""),
+        "max_tflops": numbers,
+        "max_memory_gib": numbers,
+        "constraints": st.lists(st.text() | st.builds("{} <= {}".format, words, numbers), max_size=3),
+        "workload": st.sampled_from(
+            ["images=0", "resolution=9x9", "resolution=1e9x1", "batch=-1", "images=1,images=2"]
+        ),
+        "examples": numbers,
+        "trials": numbers,
+        "timeout": numbers,
+        "sampler": words,
+        "reducers": st.lists(words, max_size=3),
+        "seed": numbers,
+        "workers": numbers,
+        "download": words,
+    },
+)
+of_figures = st.sampled_from(
+    ["quality", "worst_group_drop", "kv_gib", "tflops_exact", "memory_gib", "nothing"]
+)
+signs = st.sampled_from(["<=", ">=", "<", "="])
+constraint = st.text() | st.builds("{} {} {}".format, of_figures, signs, numbers | limits)
+sizes = st.integers(-1, 5000) | numbers
+workload = st.text() | st.builds("images={},resolution={}x{},batch={}".format, sizes, sizes, sizes, sizes)
 
 
 def accepted(make: Callable[[], Any], refusal: type[AutotcError] = AutotcError) -> Any:
@@ -157,10 +189,7 @@ def test_specs(options: dict[str, Any]) -> None:
         assert SearchSpec.from_options(found.model_dump(mode="json")) == found
 
 
-@given(
-    st.text() | st.from_regex(r"[a-z_]{1,12} ?[<>]=? ?-?[0-9.e]{1,6}"),
-    st.text() | st.from_regex(r"[a-z]{1,10}=[0-9x]{1,9}(,[a-z]{1,6}=[0-9]{1,9})?"),
-)
+@given(constraint, workload)
 @many
 def test_constraints_and_workloads(constraint: str, workload: str) -> None:
     for found in accepted(lambda: parse_constraints([constraint]), SpecError) or ():
