@@ -79,7 +79,7 @@ def run(
     starts: list[dict[str, Any]] | None = None,
     known: Candidates | None = None,
 ) -> Course:
-    """Let a strategy search until its evaluations are used up.
+    """Let a strategy search until what is left of its evaluations is not enough for one more full trial.
 
     The published recipes are known to every strategy beforehand and cost nothing, as in a live study, whose
     references are measured first. A policy that was tried before costs nothing either.
@@ -104,7 +104,7 @@ def run(
     board, columns, distances = Board(), _columns(bed), []
     incumbents: dict[int, Outcomes] = {}
     spent, asking = 0, 0.0
-    while spent < evaluations and len(history) < TRIALS_AT_MOST:
+    while spent + len(bed.parts["search"]) <= evaluations and len(history) < TRIALS_AT_MOST:
         begin = time.perf_counter()
         number = len(history)
         proposal = chooser.propose(history, number, waiting.pop(0) if waiting else None)
