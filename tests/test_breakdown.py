@@ -20,10 +20,10 @@ from autotc.breakdown import (
     fidelity_correlation,
     flips,
     hard_split,
-    mix_shift,
     next_question,
     worst_group_drop,
 )
+from autotc.mixes import mix_shift
 from autotc.policy import Number
 from tests.test_outcomes import made
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotc import breakdown
+from autotc import breakdown, mixes
 from autotc._outcomes import Outcomes, outcomes_from_columns
 from autotc.export import Member
 from autotc.statistics import Interval, interval
@@ -62,7 +62,7 @@ class Losses:
     hard: breakdown.Split | None
     next_question: breakdown.NextQuestion | None
     lengths: list[breakdown.GroupChange]
-    mix: breakdown.MixShift | None
+    mix: mixes.MixShift | None
     mix_split: str
     fidelity: list[breakdown.Fidelity]
 
@@ -124,7 +124,7 @@ def losses(source: Source, entries: Sequence[Entry], chosen: Entry) -> Losses | 
     )
 
 
-def _mix(source: Source, entries: Sequence[Entry], chosen: Entry) -> tuple[breakdown.MixShift | None, str]:
+def _mix(source: Source, entries: Sequence[Entry], chosen: Entry) -> tuple[mixes.MixShift | None, str]:
     """Shift the mix of questions among a policy and its rivals; scored on held-out where two were measured there."""
     rivals: dict[str, Entry] = {}
     for entry in (chosen, *entries):  # a proposal may be a preset: one name a policy
@@ -134,5 +134,5 @@ def _mix(source: Source, entries: Sequence[Entry], chosen: Entry) -> tuple[break
     scored = {e.name: o for e in rivals.values() if (o := source.of(e, "held-out")) is not None}
     both = [name for name in deciding if name in scored]
     if len(both) > 1:
-        return breakdown.mix_shift({n: deciding[n] for n in both}, {n: scored[n] for n in both}), "held-out"
-    return (breakdown.mix_shift(deciding), "selection") if len(deciding) > 1 else (None, "")
+        return mixes.mix_shift({n: deciding[n] for n in both}, {n: scored[n] for n in both}), "held-out"
+    return (mixes.mix_shift(deciding), "selection") if len(deciding) > 1 else (None, "")
