@@ -51,9 +51,9 @@ RUN_ONLY = frozenset(
         "device",
         "measure",
         "download",
-        "asked_workload",
     }
 )
+_MEANS_NOTHING = RUN_ONLY | {"asked_workload"}  # the workload itself is compared, not how it was worded
 PROXY_TIMEOUT_S = 270.0
 
 
@@ -222,7 +222,7 @@ def fingerprint(document: dict[str, Any]) -> str:
     Limits, number of trials, timeout, workers and the study's own name are left out: a study may go on with
     others.
     """
-    identity = {k: v for k, v in document.items() if k not in RUN_ONLY}
+    identity = {k: v for k, v in document.items() if k not in _MEANS_NOTHING}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -231,7 +231,7 @@ def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{'the data' if k == 'data_fingerprint' else k} was {stored.get(k)!r}, now {now.get(k)!r}"
         for k in sorted(stored.keys() | now.keys())
-        if k not in RUN_ONLY and stored.get(k) != now.get(k)
+        if k not in _MEANS_NOTHING and stored.get(k) != now.get(k)
     ]
 
 

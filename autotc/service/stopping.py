@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 
 GRACE_S = 20.0  # SLURM and Kubernetes kill 30 s after they have asked
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TWICE_S = 1.0  # terminals, `timeout` and schedulers may send one signal to a process and to its group
 
 
 class HandBack(KeyboardInterrupt):
@@ -22,7 +24,7 @@ class Stopping:
     """
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
-        self.asked = False
+        self.asked, self._since = False, 0.0
         self._grace_s = grace_s
 
     def __enter__(self) -> Stopping:
@@ -39,8 +41,10 @@ class Stopping:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            if time.monotonic() - self._since < TWICE_S:
+                return
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._since = True, time.monotonic()
         # not print: the handler may have interrupted another print
         os.write(
             2, b"Stopping: the trial in hand is finished or handed back; the same signal again stops now.\n"
