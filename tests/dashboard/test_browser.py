@@ -66,7 +66,7 @@ def server(small: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
                     time.sleep(0.2)
             yield url
         finally:
-            process.send_signal(2)  # as Ctrl-C does
+            process.terminate()  # Ctrl-C may be ignored by what runs in the background
             process.wait(30)
     assert "Traceback" not in log.read_text()
 
