@@ -15,7 +15,12 @@ ModelAlias = Annotated[str, typer.Option("--model", help="An alias whose family 
 def bench_testbed(
     model: ModelAlias = "qwen2.5-vl",
     policies: Annotated[
-        int, typer.Option("--policies", min=1, help="Drawn ones; the published recipes come on top.")
+        int,
+        typer.Option(
+            "--policies",
+            min=1,
+            help="Drawn ones; published recipes come on top. More than are there are added.",
+        ),
     ] = 2000,
     examples: Annotated[
         int, typer.Option("--examples", min=128, help="Of each policy, a multiple of 128.")

@@ -55,9 +55,10 @@ class Bed:
         self, space: Space, points: Sequence[Point], measured: Measured, wanted: int | None = None
     ) -> None:
         self.space, self.measured = space, measured
-        whole = (measured.state != EMPTY).all(0)
-        blocks = max(1, int(np.argmin(whole)) if not whole.all() else len(whole))
-        there = (measured.state[:, :blocks] == DONE).all(1)
+        done = np.logical_and.accumulate(measured.state == DONE, axis=1)
+        widths = np.arange(1, done.shape[1] + 1)
+        blocks = int(widths[np.argmax(done.sum(0) * widths)])  # what is there of a part run: most answers
+        there = done[:, blocks - 1]
         if there.sum() < LEAST:
             raise SpecError(
                 f"the test-bed has {int(there.sum())} measured policies, at least {LEAST} are needed. "
@@ -84,7 +85,8 @@ class Bed:
     @property
     def complete(self) -> bool:
         """Whether every policy was run on every example, or failed."""
-        return bool((self.measured.state != EMPTY).all()) and self.wanted <= len(self.full)
+        whole = len(self.measured.state) == self.of[0] and bool((self.measured.state != EMPTY).all())
+        return whole and self.wanted <= len(self.full)
 
     @property
     def status(self) -> str:

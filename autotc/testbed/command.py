@@ -51,25 +51,19 @@ def files(out: Path, model: str) -> tuple[Space, Path, Path, Path]:
 def build(
     model: str, n: int, examples: int, seed: int, out: Path, device: str, threads: int | None, say: Say
 ) -> dict[str, Any]:
-    """Draw the policies where there are none and measure what is missing; an interrupted run goes on.
+    """Draw the policies that are not there yet and measure what is missing; an interrupted run goes on.
 
     Returns:
         What the test-bed holds then, plain JSON data.
 
     Raises:
-        SpecError: the folder holds another number of policies, or outcomes of others.
+        SpecError: the folder holds more policies than that, or others, or outcomes of others.
     """
     from autotc.evaluate import Evaluator
 
     space, folder, policies, outcomes = files(out, model)
     out.mkdir(parents=True, exist_ok=True)
-    if not policies.is_file():
-        say(f"drawing {n:,} policies ...")
-        lattice.write(policies, space, lattice.sample_lattice(space, n, seed), seed)
-    points = lattice.read(policies, space)
-    drawn = sum(p.kind != lattice.PRESET for p in points)
-    if drawn != n:
-        raise SpecError(f"--policies: {n}, but {policies} holds {drawn}; delete it to draw others")
+    points = lattice.grow(policies, space, n, seed, say)
     task, last = BedScenes(), [0.0]
     evaluator = Evaluator(folder, task, threads=threads, device=device)
 
@@ -79,7 +73,7 @@ def build(
             say(f"{done:,} of {total:,} runs of 128 examples, about {_duration(left_s)} left")
 
     say(
-        f"{len(points):,} policies, {len(points) - drawn} of them recipes; an interrupted run goes on from {outcomes}"
+        f"{len(points):,} policies, {len(points) - n} of them recipes; an interrupted run goes on from {outcomes}"
     )
     name = f"proxy:{folder.name}"
     found = measure(
@@ -114,7 +108,12 @@ def load(out: Path, model: str) -> Bed:
         raise SpecError(
             f"--bed {out}: no test-bed of {model} there. Measure one: autotc bench testbed --model {model}"
         )
-    return Bed(space, lattice.read(policies, space), Measured.read(outcomes))
+    points, measured = lattice.read(policies, space), Measured.read(outcomes)
+    if not measured.begins([p.policy for p in points]):
+        raise SpecError(
+            f"{outcomes}: holds other policies than {policies}; measure them again: autotc bench testbed"
+        )
+    return Bed(space, points, measured)
 
 
 def compare(

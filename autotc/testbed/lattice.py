@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,44 @@ def _identity(space: Space, policy: Policy) -> tuple[object, ...]:
 
 
 # --- the file ---
+
+
+def grow(
+    path: Path,
+    space: Space,
+    n: int,
+    seed: int,
+    say: Callable[[str], None] = lambda line: None,
+    recipes: Sequence[Point] | None = None,
+) -> list[Point]:
+    """Return the policies of a file, which is written where there is none and added to where it holds fewer.
+
+    Args:
+        path: of the file.
+        space, n, seed, recipes: as for `sample_lattice`; a file that is there keeps its recipes.
+        say: told what takes time.
+
+    Raises:
+        SpecError: it holds more policies than that; or those of another seed or version, which cannot be added to.
+    """
+    there = read(path, space) if path.is_file() else []
+    drawn = len(there) - _count(there)
+    if there and drawn > n:
+        raise SpecError(
+            f"--policies: {n:,}, but {path} holds {drawn:,} drawn ones. Ask for {drawn:,} or more, or name another "
+            "folder: --out"
+        )
+    if there and drawn == n:
+        return there
+    say(f"drawing {n - drawn:,} policies ...")
+    points = sample_lattice(space, n, seed, [p for p in there if p.kind == PRESET] if there else recipes)
+    if points[: len(there)] != there:
+        raise SpecError(
+            f"--policies: {n:,}, but the {drawn:,} in {path} were drawn with another --seed than {seed}, or by another "
+            f"version, and cannot be added to. Ask for {drawn:,}, or name another folder: --out"
+        )
+    write(path, space, points, seed)
+    return points
 
 
 def write(path: Path, space: Space, points: Sequence[Point], seed: int) -> None:

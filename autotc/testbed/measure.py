@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,6 +75,25 @@ class Measured:
             np.savez_compressed(file, **{**vars(self), **packed})
         os.replace(part, path)
 
+    def begins(self, policies: Sequence[Policy]) -> bool:
+        """Return whether these are the first of some policies, in order."""
+        return fingerprint(policies[: len(self.state)]) == self.policies
+
+    def room(self, policies: Sequence[Policy], n: int) -> Measured:
+        """Return the same with rows for all policies, of which these are the first, and columns for `n` examples.
+
+        What is new is `EMPTY`; what is known of the examples themselves stays as it is.
+        """
+        more = len(policies) - len(self.state)
+        wider = max(0, n - self.correct.shape[1])
+        return replace(
+            self,
+            policies=fingerprint(policies),
+            correct=np.pad(self.correct, ((0, more), (0, wider))),
+            state=np.pad(self.state, ((0, more), (0, wider // BLOCK)), constant_values=EMPTY),
+            kept=np.pad(self.kept, ((0, more), (0, 0)), constant_values=np.nan),
+        )
+
     @staticmethod
     def read(path: Path) -> Measured:
         """Read what `write` wrote.
@@ -121,7 +140,8 @@ def measure(
         each: called after every run with how many blocks are done, how many there are, and the seconds left.
 
     Raises:
-        SpecError: the number of examples is none of whole blocks; the file holds other policies or examples.
+        SpecError: the number of examples is none of whole blocks; the file holds policies that these do not begin
+            with, or other examples.
     """
     if examples % BLOCK:
         raise SpecError(f"--examples: {examples} is not a multiple of {BLOCK}")
@@ -164,15 +184,14 @@ def _run(found: Measured, i: int, block: int, policy: Policy, there: Policy, eva
 def _open(
     policies: Sequence[Policy], evaluator: Evaluates, task: str, on: str, path: Path, examples: int
 ) -> Measured:
-    """Return what the file holds with room for so many examples, or an empty one."""
-    named = fingerprint(policies)
+    """Return what the file holds with room for all policies and so many examples, or an empty one."""
     old = Measured.read(path) if path.is_file() else None
-    if old is not None and (old.policies, old.task, old.on) != (named, task, on):
+    if old is not None and (not old.begins(policies) or (old.task, old.on) != (task, on)):
         raise SpecError(f"{path}: holds other policies, scenes, or another model; delete it to start again")
-    if old is not None and old.correct.shape[1] >= examples:
-        return old
     if (most := max((len(p.stages) for p in policies), default=0)) > MAX_STAGES:
         raise ValueError(f"a policy has {most} stages; a test-bed stores {MAX_STAGES}")
+    if old is not None and old.correct.shape[1] >= examples:
+        return old.room(policies, examples)
     whole = evaluator.evaluate(None, SPLIT, BLOCK)
     for start in range(BLOCK, examples, BLOCK):
         whole = whole + evaluator.evaluate(None, SPLIT, BLOCK, start=start)
@@ -183,20 +202,12 @@ def _open(
     for k, name in enumerate(image.tolist()):
         first.setdefault(name, k)
     order = {name: rank for rank, name in enumerate(first)}  # images are numbered as they are met
-    n, p = examples, len(policies)
-    found = Measured(
-        named,
-        task,
-        on,
-        np.array([order[name] for name in image.tolist()], np.int32),
-        whole.full > 0.5,
-        whole.blind > 0.5,
-        np.zeros((p, n), bool),
-        np.zeros((p, n // BLOCK), np.uint8),
-        np.full((p, MAX_STAGES), np.nan),
+    if old is None:
+        nothing = np.zeros((0, 0), bool), np.zeros((0, 0), np.uint8), np.full((0, MAX_STAGES), np.nan)
+        old = Measured(fingerprint(()), task, on, np.zeros(0, np.int32), *np.zeros((2, 0), bool), *nothing)
+    return replace(
+        old.room(policies, examples),
+        image=np.array([order[name] for name in image.tolist()], np.int32),
+        full=whole.full > 0.5,
+        blind=whole.blind > 0.5,
     )
-    if old is not None:
-        found.correct[:, : old.correct.shape[1]] = old.correct
-        found.state[:, : old.state.shape[1]] = old.state
-        found.kept, found.seconds = old.kept, old.seconds
-    return found

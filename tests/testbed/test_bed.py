@@ -57,6 +57,21 @@ def test_the_file_of_policies_gives_them_back(tmp_path: Path) -> None:
         lattice.read(path, space())
 
 
+def test_a_file_of_policies_grows_and_never_shrinks(tmp_path: Path) -> None:
+    path, recipes = tmp_path / "policies.json", [p for p in points() if p.kind == PRESET]
+    few = lattice.grow(path, space(), 20, 3, recipes=recipes)
+    assert lattice.grow(path, space(), 20, 3) == few == lattice.read(path, space())
+    more = lattice.grow(path, space(), 35, 3)
+    assert more == sample_lattice(space(), 35, 3, recipes) == lattice.read(path, space())
+    assert more[: len(few)] == few and len(more) == len(few) + 15
+    before = path.read_bytes()
+    with pytest.raises(SpecError, match=r"--policies: 20, but .* holds 35 drawn ones. Ask for 35 or more"):
+        lattice.grow(path, space(), 20, 3)
+    with pytest.raises(SpecError, match=r"--policies: 40, but the 35 in .* another --seed than 4"):
+        lattice.grow(path, space(), 40, 4)
+    assert path.read_bytes() == before
+
+
 # --- the runner ---
 
 
@@ -96,6 +111,31 @@ def test_more_examples_keep_those_that_are_there(tmp_path: Path) -> None:
     found = fill(tmp_path / "bed.npz", more, 256)
     assert more.calls == 2 + len(POLICIES)
     np.testing.assert_array_equal(found.correct, [answered(p)[:256] for p in POLICIES])
+
+
+def test_more_policies_keep_those_that_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "bed.npz"
+    measure.measure(POLICIES[:4], Evaluator(), space().to_evaluated, "task", "fake", path, 256)
+    old = Measured.read(path)
+    assert old.begins(POLICIES) and not old.begins(POLICIES[::-1]) and not old.begins(POLICIES[:3])
+    more = Evaluator()
+    fill(path, more, 256)
+    assert more.calls == 4  # two policies on two blocks; the uncompressed model is known
+    fill(tmp_path / "whole.npz", Evaluator(), 256)
+    found, whole = Measured.read(path), Measured.read(tmp_path / "whole.npz")
+    for name in ("policies", "correct", "state", "kept", "image", "full", "blind"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), name)
+    both = fill(path, Evaluator(), 512)
+    np.testing.assert_array_equal(both.correct, [answered(p) for p in POLICIES])
+
+
+def test_policies_that_were_added_and_not_run_yet_are_said(tmp_path: Path) -> None:
+    rows = slice(0, 120)
+    part = measured()
+    part = replace(part, correct=part.correct[rows], state=part.state[rows], kept=part.kept[rows])
+    found = Bed(space(), points(), part)
+    assert not found.complete and len(found.policies) == 120
+    assert found.status.startswith(f"INCOMPLETE: 120 of {len(points())} policies on 512 of 512")
 
 
 def test_what_was_really_kept_is_stored_and_charged(tmp_path: Path) -> None:
@@ -158,9 +198,12 @@ def test_an_incomplete_test_bed_says_so_and_uses_what_is_whole() -> None:
     part = Bed(space(), points(), replace(measured(), state=state))
     assert len(part.full) == 256 and len(part.policies) == len(points())
     assert part.status.startswith(f"INCOMPLETE: {len(points())} of {len(points())} policies on 256 of 512")
-    state[100:, 0] = EMPTY
+    state[100:, 0] = EMPTY  # as where policies were added: what is there stays on all of its examples
     first = Bed(space(), points(), replace(measured(), state=state))
-    assert (len(first.full), len(first.policies), first.complete) == (128, 100, False)
+    assert (len(first.full), len(first.policies), first.complete) == (384, 100, False)
+    state[:100, 1:] = EMPTY
+    one = Bed(space(), points(), replace(measured(), state=state))
+    assert (len(one.full), len(one.policies), one.complete) == (128, 100, False)
     state[20:] = EMPTY
     with pytest.raises(SpecError, match=r"20 measured policies, at least 40.*autotc bench testbed"):
         Bed(space(), points(), replace(measured(), state=state))
