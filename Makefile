@@ -5,7 +5,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: search real test fuzz check lint types imports format catalogue gpu-wheels gpu-test gpu-bench clean
+.PHONY: search real test postgres fuzz check lint types imports format catalogue gpu-wheels gpu-test gpu-bench clean
 
 search: $(VENV)/.ready  ## the main job: search, store, print the front
 	$(BIN)/autotc search --model qwen2.5-vl --max-tflops 800 $(ARGS)
@@ -14,8 +14,18 @@ real: $(VENV)/.ready    ## with weights: verify, calibrate, three budgets; MODEL
 	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo 'make real MODEL=DIR DATA=my.jsonl [POLICY=policy.json]'; exit 2; }
 	$(BIN)/autotc real --model "$(MODEL)" --data "$(DATA)" $(if $(POLICY),--policy "$(POLICY)") $(ARGS)
 
-test: $(VENV)/.ready    ## the whole test suite, one thread a process
+test: $(VENV)/.ready postgres  ## the whole test suite, one thread a process
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The tests start a server of their own from these programs. Only root installs them, where apt-get is: nobody is asked
+# for a password, and elsewhere the tests that need a server are skipped and counted (with CI set they fail).
+postgres:               ## PostgreSQL's programs for the tests, from the system's packages
+	@if [ -n "$$AUTOTC_POSTGRES_BIN" ] || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; \
+	then :; elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then echo "Installing PostgreSQL for the tests (apt-get)"; \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends postgresql; } \
+	    >/dev/null || echo "PostgreSQL could not be installed: the tests that need it cannot run"; \
+	else echo "No PostgreSQL here: the tests that need it are skipped. sudo make postgres, or your system's package, brings it"; fi
 
 fuzz: $(VENV)/.ready    ## 100,000 policies, specs, constraints and workloads made of anything
 	AUTOTC_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/service/test_fuzz.py $(ARGS) \
