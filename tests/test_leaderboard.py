@@ -17,6 +17,7 @@ from autotc.anatomy import Anatomy
 from autotc.cost import estimate
 from autotc.errors import SpecError
 from autotc.leaderboard import Board, Entry, Row, measure, picture, plan, table, verdicts
+from autotc.leaderboard.drawing import gain
 from autotc.policy import Policy
 from autotc.proxies import proxy_folder
 from autotc.reducer import reducers
@@ -158,7 +159,7 @@ def test_table_and_picture_show_every_row(
     shown = picture([board]).panels[0][1]
     assert {reducer_of(board, label) for label in shown} == {row.reducer for row in board.rows} - {""}
     assert len(shown) == len({row.reducer for row in board.rows}) - 1, "one row a method"
-    gains = [leaderboard._gain(board, label) for label in shown]
+    gains = [gain(board, label) for label in shown]
     assert gains == sorted(gains, reverse=True)
 
 
