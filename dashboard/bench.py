@@ -35,7 +35,7 @@ def run(repeats: int = 5) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AUTOTC_STORAGE"] = url = f"sqlite:///{folder}/autotc.db"
-        fill(url, STUDIES, TRIALS)
+        fill(url, [TRIALS] * STUDIES)
         page = AppTest.from_file(str(APP), default_timeout=600)
         steps = [_timed("first page, cold", page.run, 1), _timed("first page, warm", page.run, repeats)]
         front = AppTest.from_file(str(APP), default_timeout=600).switch_page("views/front.py")

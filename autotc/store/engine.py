@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,14 @@ def lock_schema(connection: Connection) -> None:
 def upsert(dialect: str, table: Any) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT with the `on_conflict_do_...` methods, which both databases spell alike."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def count_on(connection: Connection, tables: Iterable[Any]) -> None:
+    """Let PostgreSQL give ids after those that were written with an id of their own; SQLite does so anyway."""
+    if connection.dialect.name == "postgresql":
+        for table in (t.__tablename__ for t in tables):
+            newest = f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"
+            connection.execute(text(newest))
 
 
 def integrity(connection: Connection) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,95 +34,142 @@ GROUPS = ("read", "count", "where", "colour", "shape")
 REFERENCES = ("uncompressed", "random", "downsample", "fastv", "visionzip", "pyramiddrop")
 TOKENS = 576
 EXAMPLES = 256
+HELD_OUT = 40  # outcomes stored of a trial that was measured on held-out
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
+PORTION = 2000  # trials that are written at a time
 
 
-def fill(url: str, studies: int, trials: int, seed: int = 0) -> list[str]:
+@dataclass(frozen=True)
+class Made:
+    """What a search is told of a made-up trial: its parameters, quality, exact cost, and whether it is over."""
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    quality: float
+    cost: float
+    violations: dict[str, float]
+
+
+def fill(
+    url: str,
+    sizes: Sequence[int],
+    seed: int = 0,
+    params: Callable[[np.random.Generator], dict[str, Any]] | None = None,
+    outcomes: int = 0,
+    written: Callable[[str, list[Made]], None] = lambda name, made: None,
+) -> list[str]:
     """Write studies that look like real ones into a database and return their names.
 
     The last study is running: one worker holds a trial, and one trial failed.
 
     Args:
         url: of a database that holds none of them yet.
-        studies: how many.
-        trials: of each, references apart.
+        sizes: trials of each study, references apart.
         seed: other values, the same shape.
+        params: draws the parameters of a trial.
+        outcomes: stored ones of each trial on the search split.
+        written: called with the trials of a study, in portions, after they were written.
     """
     random = np.random.default_rng(seed)
     store = Store(url)
     store.upgrade()
-    order = [table.name for table in Base.metadata.sorted_tables]
-    names = [f"qwen2.5-vl-{i:02d}{seed:02d}" for i in range(studies)]
+    names = [f"qwen2.5-vl-{i:02d}{seed:02d}" for i in range(len(sizes))]
     first = 1
-    for place, name in enumerate(names):
-        made = _Made(random, place + 1, first)
+    for place, (name, trials) in enumerate(zip(names, sizes, strict=True)):
         limit = float(random.choice([500, 650, 800, 1000]))
-        last = place == studies - 1
+        last = place == len(sizes) - 1
+        made = _Made(random, place + 1, first, limit, params, outcomes)
+        made.put(Study, _study(place, name, limit, trials, seed, "running" if last else "finished"))
+        made.begin()
         for label in REFERENCES:
-            made.add("reference", None, label, limit)
+            made.add("reference", None, label)
         for number in range(trials):
-            made.add("trial", number, None, limit)
-        if last and trials > 1:
-            made.interrupt()
+            made.add("trial", number, None)
+            if number + 1 == trials and last and trials > 1:
+                made.interrupt()
+            if (number + 1) % PORTION == 0 or number + 1 == trials:
+                _write(store, made.rows)
+                written(name, made.trials)
+                made.rows, made.trials = {}, []
         first = made.next
-        spec = {
-            "model": "qwen2.5-vl",
-            "max_tflops": limit,
-            "flops_convention": "literature",
-            "trials": trials,
-        }
-        made.rows[Study] = [
-            {
-                "id": place + 1,
-                "name": name,
-                "fingerprint": f"{place:016x}",
-                "state": "running" if last else "finished",
-                "spec": {**spec, "workload": {"name": "vqa"}, "examples": EXAMPLES, "seed": seed},
-                "model": MODEL.model_dump(),
-                "evaluated_on": ON,
-                "created": START + timedelta(days=place),
-            }
-        ]
-        with store._write() as connection:
-            for table in sorted(made.rows, key=lambda t: order.index(t.__tablename__)):
-                statement = engine.upsert(connection.dialect.name, table.__table__)
-                connection.execute(statement.on_conflict_do_nothing(), made.rows[table])
+    with store._write() as connection:
+        engine.count_on(connection, (Study, Trial, Example))
     store.close()
     return names
+
+
+def _write(store: Store, rows: dict[type[Base], list[dict[str, Any]]]) -> None:
+    order = [table.name for table in Base.metadata.sorted_tables]
+    with store._write() as connection:
+        for table in sorted((t for t in rows if rows[t]), key=lambda t: order.index(t.__tablename__)):
+            statement = engine.upsert(connection.dialect.name, table.__table__)
+            connection.execute(statement.on_conflict_do_nothing(), rows[table])
+
+
+def _study(place: int, name: str, limit: float, trials: int, seed: int, state: str) -> dict[str, Any]:
+    spec = {"model": "qwen2.5-vl", "max_tflops": limit, "flops_convention": "literature", "trials": trials}
+    return {
+        "id": place + 1,
+        "name": name,
+        "fingerprint": f"{place:016x}",
+        "state": state,
+        "spec": {**spec, "workload": {"name": "vqa"}, "examples": EXAMPLES, "seed": seed},
+        "model": MODEL.model_dump(),
+        "evaluated_on": ON,
+        "created": START + timedelta(days=place),
+    }
 
 
 class _Made:
     """The rows of one study."""
 
-    def __init__(self, random: np.random.Generator, study: int, first: int) -> None:
-        self.random, self.study, self.first, self.next = random, study, first, first
+    def __init__(
+        self,
+        random: np.random.Generator,
+        study: int,
+        first: int,
+        limit: float,
+        params: Callable[[np.random.Generator], dict[str, Any]] | None,
+        outcomes: int,
+    ) -> None:
+        self.random, self.study, self.next, self.limit = random, study, first, limit
+        self.params, self.outcomes = params, outcomes
         self.rows: dict[type[Base], list[dict[str, Any]]] = {}
-        self.put(
-            Example,
-            *(
-                {
-                    "id": study * 10_000 + i,
-                    "study_id": study,
-                    "split": "held-out",
-                    "name": f"{study}-{i}",
-                    "image": f"image-{i // 2}",
-                    "question_group": GROUPS[i % len(GROUPS)],
-                }
-                for i in range(40)
-            ),
-        )
+        self.trials: list[Made] = []
+
+    def begin(self) -> None:
+        for split, n in (("held-out", HELD_OUT), ("search", self.outcomes)):
+            self.put(
+                Example,
+                *(
+                    {
+                        "id": self.example(split, i),
+                        "study_id": self.study,
+                        "split": split,
+                        "name": f"{self.study}-{i}",
+                        "image": f"image-{i // 2}",
+                        "question_group": GROUPS[i % len(GROUPS)],
+                    }
+                    for i in range(n)
+                ),
+            )
+
+    def example(self, split: str, i: int) -> int:
+        return self.study * 10_000 + i + (5_000 if split == "search" else 0)
 
     def put(self, table: type[Base], *rows: dict[str, Any]) -> None:
         self.rows.setdefault(table, []).extend(rows)
 
-    def add(self, role: str, number: int | None, label: str | None, limit: float) -> None:
+    def add(self, role: str, number: int | None, label: str | None) -> None:
         policy = self.policy(label)
         document, header = split_policy(policy)
         at, self.next = self.next, self.next + 1
         when = START + timedelta(days=self.study, seconds=3 * at)
         keep = np.mean([s.keep for s in policy.stages]) if policy.stages else 1.0
         costs = _costs(policy, float(keep))
-        over = costs["tflops_literature"] - limit
+        over = costs["tflops_literature"] - self.limit
+        params = self.params(self.random) if self.params is not None and number is not None else None
         self.put(PolicyDocument, {"id": policy.id, "json": document})
         self.put(
             Trial,
@@ -133,7 +182,7 @@ class _Made:
                 "label": label,
                 "policy_id": policy.id,
                 "header": header,
-                "params": None,
+                "params": params,
                 "state": "complete",
                 "violations": {"tflops_literature": over},
                 "reason": None,
@@ -153,8 +202,10 @@ class _Made:
         )
         truth = 0.25 + 0.72 * keep**0.12 - 0.02 * len(stages) - 0.08 * self.random.random()
         splits = ["search", "selection", "held-out"] if at % 25 == 0 or label else ["search"]
-        for split in splits:
-            self.measured(at, split, float(truth))
+        quality = [self.measured(at, split, float(truth)) for split in splits][0]
+        if number is not None:
+            told = {"tflops_literature": over}
+            self.trials.append(Made(number, "complete", params or {}, quality, costs["tflops_exact"], told))
 
     def policy(self, label: str | None) -> Policy:
         if label == "uncompressed":
@@ -169,7 +220,7 @@ class _Made:
             )
         return Policy(model=MODEL, stages=tuple(stages))
 
-    def measured(self, trial: int, split: str, truth: float) -> None:
+    def measured(self, trial: int, split: str, truth: float) -> float:
         quality = float(np.clip(truth + self.random.normal(0, 0.012), 0, 1))
         units = {"grounded": "share of the image's gain", "agreement": "agreement", "kl": "nats"}
         values = {
@@ -197,25 +248,26 @@ class _Made:
                 for name, value in values.items()
             ),
         )
-        if split == "held-out":
-            right = self.random.random(40) < quality
-            self.put(
-                Outcome,
-                *(
-                    {
-                        "trial_id": trial,
-                        "example_id": self.study * 10_000 + i,
-                        "correct": float(right[i]),
-                        "agreement": float(right[i]),
-                        "kl": 0.1,
-                        "next_correct": float(right[i]),
-                        "blind": 0.0,
-                        "full": float(i % 20 > 0),
-                        "answer": str(i),
-                    }
-                    for i in range(40)
-                ),
-            )
+        n = {"held-out": HELD_OUT, "search": self.outcomes}.get(split, 0)
+        right = self.random.random(n) < quality
+        self.put(
+            Outcome,
+            *(
+                {
+                    "trial_id": trial,
+                    "example_id": self.example(split, i),
+                    "correct": float(right[i]),
+                    "agreement": float(right[i]),
+                    "kl": 0.1,
+                    "next_correct": float(right[i]),
+                    "blind": 0.0,
+                    "full": float(i % 20 > 0),
+                    "answer": str(i),
+                }
+                for i in range(n)
+            ),
+        )
+        return quality
 
     def interrupt(self) -> None:
         """Let the last trial run and the one before it have failed."""
@@ -223,6 +275,7 @@ class _Made:
         failed |= {"state": "failed", "reason": "out of memory: 23.4 GiB needed, 16.0 GiB free"}
         running |= {"state": "running", "finished": None, "seconds": None}
         gone = {failed["id"], running["id"]}
+        self.trials[-1] = replace(self.trials[-1], state="running")
         for table in (Metric, Cost, Trace, Outcome):
             self.rows[table] = [row for row in self.rows[table] if row["trial_id"] not in gone]
         now = datetime.now(UTC)

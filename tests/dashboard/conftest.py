@@ -21,7 +21,7 @@ Open = Callable[..., AppTest]
 def small(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two studies of 40 trials; the second is running."""
     url = f"sqlite:///{tmp_path_factory.mktemp('small')}/autotc.db"
-    fill(url, studies=2, trials=40)
+    fill(url, [40, 40])
     return url
 
 
@@ -29,7 +29,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     """10,000 trials in 20 studies."""
     url = f"sqlite:///{tmp_path_factory.mktemp('large')}/autotc.db"
-    fill(url, studies=20, trials=500)
+    fill(url, [500] * 20)
     return url
 
 

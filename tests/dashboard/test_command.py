@@ -79,7 +79,7 @@ def test_the_reader_cannot_write_and_sees_what_others_write(tmp_path: Path) -> N
     reader = Reader(url)
     assert reader.versions() == {}
     assert not (tmp_path / "a.db").exists()
-    (name,) = fill(url, studies=1, trials=6)
+    (name,) = fill(url, [6])
     before = reader.versions()
     assert list(before) == [name]
     with pytest.raises(StoreError, match="cannot be written"):
@@ -94,7 +94,7 @@ def test_the_reader_cannot_write_and_sees_what_others_write(tmp_path: Path) -> N
 
 def test_glances_are_the_completed_trials_of_each_study(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
-    names = fill(url, studies=2, trials=8)
+    names = fill(url, [8, 8])
     store, glances = Store(url), Reader(url).glances()
     for name in names:
         rows = store.trials(name, role="trial", state="complete")

@@ -170,7 +170,7 @@ def test_the_zoo_is_filtered_by_what_methods_declare(opened: Open, small: str) -
 @pytest.fixture
 def hostile(tmp_path: Path) -> Store:
     url = f"sqlite:///{tmp_path}/evil.db"
-    fill(url, studies=1, trials=12)
+    fill(url, [12])
     store = Store(url)
     with store._write() as connection:
         connection.execute(update(Study).values(name=EVIL, evaluated_on=EVIL, state=EVIL))
