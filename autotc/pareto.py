@@ -81,43 +81,75 @@ def hypervolume_history(
     """Return what `hypervolume` gives for the first point, the first two, and so on.
 
     Args:
-        points: (N, 2), in the order in which they were met.
+        points: (N, M), in the order in which they were met.
         reference, maximise: as for `hypervolume`.
 
     Returns:
         (N,), never falling.
     """
-    losses, measured = _losses(points, maximise)
-    corner = _losses([list(reference)], maximise)[0][0].tolist()
-    history, front, area = np.zeros(len(losses)), np.empty((0, 2)), 0.0
+    losses, corner = _inside(points, reference, maximise)
+    history, volume = np.zeros(len(losses)), 0.0
+    front = np.empty((0, losses.shape[1]))
     for i, point in enumerate(losses):
-        if measured[i] and not bool((front <= point).all(axis=1).any()):
+        if not np.isnan(point).any() and not bool((front <= point).all(axis=1).any()):
+            volume += _own(point, front, corner)
             front = np.vstack([front[~(point <= front).all(axis=1)], point])
-            area = hypervolume(front, corner)
-        history[i] = area
+        history[i] = volume
     return history
 
 
 def hypervolume(
     points: npt.ArrayLike, reference: Sequence[float], maximise: bool | Sequence[bool] = False
 ) -> float:
-    """Return the exact area that points of two objectives dominate, up to a reference point.
+    """Return the exact volume that points dominate, up to a reference point: with two objectives an area.
 
     Args:
-        points: (N, 2); those that are not better than the reference in both objectives add nothing.
+        points: (N, M), M >= 2; those that are not better than the reference in every objective add nothing.
         reference: the worst corner, in the units of the points.
-        maximise: per objective, or one for both.
+        maximise: per objective, or one for all.
     """
-    losses, measured = _losses(points, maximise)
-    corner, _ = _losses([list(reference)], maximise)
-    if losses.shape[1] != 2 or corner.shape != (1, 2):
-        raise ValueError(f"hypervolume: 2 objectives are needed, got {losses.shape[1]}")
-    inside = losses[measured & (losses < corner[0]).all(axis=1)]
-    front = inside[non_dominated(inside)]
-    front = front[np.argsort(front[:, 0])]
-    # left to right, each point adds the strip between its own height and its left neighbour's
-    heights = np.concatenate([corner[0, 1:], front[:-1, 1]]) if len(front) else front[:, 1]
-    return float(((corner[0, 0] - front[:, 0]) * (heights - front[:, 1])).sum())
+    losses, corner = _inside(points, reference, maximise)
+    return _volume(losses[non_dominated(losses)], corner)
+
+
+def _inside(
+    points: npt.ArrayLike, reference: Sequence[float], maximise: bool | Sequence[bool]
+) -> tuple[FloatArray, FloatArray]:
+    # losses and the corner; rows of points that add nothing are NaN
+    losses, _ = _losses(points, maximise)
+    if losses.shape[1] < 2 or len(reference) != losses.shape[1]:
+        raise ValueError(
+            f"hypervolume: 2 objectives are needed at least, and a reference for each; got {losses.shape[1]} and "
+            f"{len(reference)}"
+        )
+    corner = _losses([list(reference)], maximise)[0][0]
+    counts = (losses < corner).all(axis=1)  # False where one is NaN
+    return np.where(counts[:, None], losses, np.nan), corner
+
+
+def _volume(front: FloatArray, corner: FloatArray) -> float:
+    # of points inside the corner, none of which dominates another
+    if not len(front):
+        return 0.0
+    if front.shape[1] == 2:
+        front = front[np.argsort(front[:, 0])]
+        # left to right, each point adds the strip between its own height and its left neighbour's
+        heights = np.concatenate([corner[1:], front[:-1, 1]])
+        return float(((corner[0] - front[:, 0]) * (heights - front[:, 1])).sum())
+    # the worst in the last objective first: those behind it reach farther there than its own box does
+    front = front[np.argsort(-front[:, -1], kind="stable")]
+    return float(
+        sum(
+            (corner[-1] - point[-1]) * _own(point[:-1], front[i + 1 :, :-1], corner[:-1])
+            for i, point in enumerate(front)
+        )
+    )
+
+
+def _own(point: FloatArray, others: FloatArray, corner: FloatArray) -> float:
+    # the volume that a point dominates and none of the others does
+    clipped = np.maximum(others, point)
+    return float(np.prod(corner - point)) - _volume(clipped[non_dominated(clipped)], corner)
 
 
 def knee(points: npt.ArrayLike, maximise: bool | Sequence[bool] = False) -> int:

@@ -86,8 +86,31 @@ def test_hypervolume_by_hand() -> None:
     # (4-1)(4-3) + (4-2)(3-1); the third is dominated, the fourth is outside
     assert hypervolume(points, (4.0, 4.0)) == 7.0
     assert hypervolume([], (4.0, 4.0)) == 0.0
-    with pytest.raises(ValueError, match="2 objectives"):
-        hypervolume([(1.0, 2.0, 3.0)], (4.0, 4.0, 4.0))
+    # two boxes 3 x 2 x 1 and 2 x 3 x 3 share 2 x 2 x 1
+    assert hypervolume([(1.0, 2.0, 3.0), (2.0, 1.0, 1.0)], (4.0, 4.0, 4.0)) == 6.0 + 18.0 - 4.0
+    for points, reference in (([(1.0,)], (4.0,)), ([(1.0, 2.0)], (4.0, 4.0, 4.0))):
+        with pytest.raises(ValueError, match="2 objectives are needed at least"):
+            hypervolume(points, reference)
+
+
+@pytest.mark.parametrize("objectives", [3, 4])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_hypervolume_counts_unit_cubes_and_its_history_is_that_of_the_points_so_far(
+    objectives: int, data: st.DataObject
+) -> None:
+    points = np.array(data.draw(clouds(objectives))).reshape(-1, objectives)
+    maximise = data.draw(st.lists(st.booleans(), min_size=objectives, max_size=objectives))
+    signs, corner = np.where(maximise, -1.0, 1.0), np.full(objectives, 5.0)
+    cubes = np.stack(np.meshgrid(*[np.arange(5)] * objectives), -1).reshape(-1, objectives)
+    covered = [0]
+    below = np.zeros(len(cubes), bool)
+    for point in points:
+        below |= (point <= cubes).all(axis=1)  # never with a NaN
+        covered.append(below.sum())
+    history = hypervolume_history(points * signs, corner * signs, maximise)
+    assert history.tolist() == covered[1:]
+    assert hypervolume(points * signs, corner * signs, maximise) == covered[-1]
 
 
 def test_knee_is_the_corner_whatever_the_units() -> None:

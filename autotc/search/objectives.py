@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from autotc.constraints import Constraint
+from autotc.metrics import COST, OBJECTIVES, QUALITY, Metric
+from autotc.store import TrialRow
 
-
-@dataclass(frozen=True)
-class Objective:
-    """A figure to push up or down."""
-
-    name: str
-    direction: Literal["maximize", "minimize"]
-    # what a sampler is told where the figure could not be taken; never stored, never shown
-    pessimistic: float | None = None
-
-
-QUALITY = Objective("quality", "maximize", pessimistic=0.0)
-COST = Objective("tflops_exact", "minimize")
-OBJECTIVES = (QUALITY, COST)
+__all__ = ["COST", "FAILED", "OBJECTIVES", "QUALITY", "broken", "limits", "point", "told", "violations"]
 
 # Constraint of a trial that crashed or ran out of memory: 1 is a violation, absent otherwise.
 FAILED = "failed"
@@ -52,3 +40,26 @@ def broken(constraints: Sequence[Constraint], costs: Mapping[str, Any]) -> list[
         for c in constraints
         if c.on_cost and c.violation(costs) > 0
     ]
+
+
+def point(
+    row: TrialRow, objectives: Sequence[Metric] = OBJECTIVES, split: str = "search"
+) -> tuple[float, ...] | None:
+    """Return where a trial lies, a value an objective; None where a figure was not measured on the split."""
+    found = []
+    for metric in objectives:
+        number = None if metric.on_cost else row.number_of(metric.name, split)
+        if number is None and not metric.on_cost:
+            return None
+        found.append(metric.of(row.costs) if number is None else number.value)
+    return tuple(found)
+
+
+def told(
+    figures: Mapping[str, float | None], costs: Mapping[str, Any], objectives: Sequence[Metric] = OBJECTIVES
+) -> tuple[float, ...]:
+    """Return what a sampler is told of a trial: a figure that could not be taken as the worst it can be."""
+    return tuple(
+        m.of(costs) if m.on_cost else m.worst if (value := figures.get(m.name)) is None else float(value)
+        for m in objectives
+    )
