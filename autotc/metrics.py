@@ -69,8 +69,8 @@ METRICS = {
         Metric("next_question", True, high=1.0, worst=0.0),
         Metric("grounded", True, low=-math.inf, worst=0.0),
         Metric("kl", worst=12.0),  # nats: about what guessing among 150,000 tokens gives
-        _cost("tflops_literature", TFLOP),
         _cost("tflops_exact", TFLOP),
+        _cost("tflops_literature", TFLOP),
         _cost("memory_gib", "GiB"),
         _cost("kv_gib", "GiB a request", "kv_bytes", 2.0**30),
         _cost("kv_bytes", "bytes a request"),
@@ -83,7 +83,7 @@ OBJECTIVES = (QUALITY, COST)  # of a search that names none
 
 
 def parse_objectives(names: Sequence[str]) -> tuple[Metric, ...]:
-    """Return the metrics that a search aims at; without names `OBJECTIVES`.
+    """Return the metrics that a search aims at, figures first; without names `OBJECTIVES`.
 
     Raises:
         SpecError: an unknown name, one named twice, too few or too many, or none of one of the two kinds.
@@ -112,4 +112,4 @@ def parse_objectives(names: Sequence[str]) -> tuple[Metric, ...]:
     if all(m.on_cost for m in found):
         figures = ", ".join(name for name, m in METRICS.items() if not m.on_cost)
         raise SpecError("--objective: only costs, and then keeping nothing wins. Add one of " + figures)
-    return found
+    return tuple(m for m in METRICS.values() if m in found)

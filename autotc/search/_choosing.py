@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autotc.metrics import OBJECTIVES, Metric
 from autotc.policy import Policy
 from autotc.search.space import Space
 from autotc.search.strategies import Proposed, Seen, make
@@ -26,10 +27,14 @@ class Chooser:
         strategy: its name.
         space: of the study.
         seed: of the study.
+        objectives: of the study.
     """
 
-    def __init__(self, strategy: str, space: Space, seed: int) -> None:
-        self._strategy = make(strategy, space, seed)
+    def __init__(
+        self, strategy: str, space: Space, seed: int, objectives: Sequence[Metric] = OBJECTIVES
+    ) -> None:
+        self._strategy = make(strategy, space, seed, objectives)
+        self._objectives = tuple(objectives)
 
     def __call__(
         self, trials: Sequence[FrozenTrial], start: Mapping[str, Any] | None = None
@@ -45,7 +50,7 @@ class Chooser:
             if trial.state == TrialState.RUNNING:
                 break  # the history only ever grows at its end
             if trial.state == TrialState.COMPLETE:
-                history.append(_seen(trial))
+                history.append(_seen(trial, self._objectives))
         proposed = self._strategy.propose(history, len(trials), start)
         if proposed is None:
             return None
@@ -65,9 +70,10 @@ def policy_of(trial: Trial | FrozenTrial, space: Space) -> Policy:
     return space.decode(trial.params).policy if own is None else Policy.model_validate(own)
 
 
-def _seen(trial: FrozenTrial) -> Seen:
+def _seen(trial: FrozenTrial, objectives: tuple[Metric, ...]) -> Seen:
     own = trial.user_attrs.get(_POLICY)
-    quality, cost = trial.values
+    values = tuple(trial.values)
+    first = next(i for i, m in enumerate(objectives) if m.on_cost)  # figures come before costs
     return Seen(
         trial.number,
         Proposed(
@@ -76,7 +82,8 @@ def _seen(trial: FrozenTrial) -> Seen:
             trial.distributions,
             {k: v for k, v in trial.system_attrs.items() if not k.startswith(_CONSTRAINTS)},
         ),
-        quality,
-        cost,
+        values[0] if objectives[0].maximise else -values[0],
+        values[first],
         trial.constraints,
+        () if objectives == OBJECTIVES else values,
     )

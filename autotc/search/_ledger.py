@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -24,9 +24,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from autotc.errors import StoreAway, StoreError
+from autotc.metrics import OBJECTIVES, Metric
 from autotc.search import samplers
 from autotc.search._inverse import allowed
-from autotc.search.objectives import OBJECTIVES
 from autotc.store.engine import KEEPALIVE, away
 
 _PRESETS = "autotc:presets"
@@ -73,9 +73,19 @@ class Ledger:
         sampler: name of the sampler.
         seed: of the study.
         workers: processes that share it.
+        objectives: of the search.
     """
 
-    def __init__(self, url: str, shown: str, name: str, sampler: str, seed: int, workers: int = 1) -> None:
+    def __init__(
+        self,
+        url: str,
+        shown: str,
+        name: str,
+        sampler: str,
+        seed: int,
+        workers: int = 1,
+        objectives: Sequence[Metric] = OBJECTIVES,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._shown, self._sampler, self._seed, self._workers = shown, sampler, seed, workers
         sqlite = url.startswith("sqlite")
@@ -85,7 +95,7 @@ class Ledger:
             self.study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,
-                directions=[o.direction for o in OBJECTIVES],
+                directions=[o.direction for o in objectives],
                 sampler=samplers.make(sampler, seed, workers),
                 load_if_exists=True,
             )

@@ -6,10 +6,12 @@ searches are tried as their papers describe them: schedules of their own, from n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import cast
 
 from autotc.errors import SpecError
+from autotc.metrics import OBJECTIVES, Metric
 from autotc.registry import nearest
 from autotc.search.space import Space
 from autotc.search.spec import PUBLISHED, RIVALS
@@ -30,20 +32,27 @@ __all__ = [
 NAMES = ("default", *RIVALS, *PUBLISHED)
 
 
-def make(name: str, space: Space, seed: int) -> Strategy:
+def make(name: str, space: Space, seed: int, objectives: Sequence[Metric] = OBJECTIVES) -> Strategy:
     """Return a strategy for a study.
 
     Args:
         name: one of `NAMES`.
         space: of the study.
         seed: of the study.
+        objectives: of the study.
 
     Raises:
-        SpecError: unknown name, or the space lacks what the strategy needs.
+        SpecError: unknown name, the space lacks what the strategy needs, or it knows only quality at a cost.
     """
     check_name(name)
     module = import_module(f"autotc.search.strategies.{name.replace('-', '_')}")
-    return cast(Strategy, module.make(space, seed))
+    if tuple(objectives) == OBJECTIVES:
+        return cast(Strategy, module.make(space, seed))
+    if name in PUBLISHED:
+        raise SpecError(
+            f"--objective: --strategy {name} searches quality at a cost, as published; leave one of the two out"
+        )
+    return cast(Strategy, module.make(space, seed, objectives))
 
 
 def check_name(name: str) -> None:

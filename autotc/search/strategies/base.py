@@ -39,6 +39,8 @@ class Seen:
             one at its cost less the paired difference.
         cost: exact, TFLOP per 1,000 requests.
         violations: by how much each limit is broken; <= 0 is within it.
+        values: of a search with objectives of its own, one each in their order; `quality` and `cost` are then the
+            first figure among them, turned so that more is better, and the first cost.
     """
 
     number: int
@@ -46,6 +48,7 @@ class Seen:
     quality: float
     cost: float
     violations: Mapping[str, float] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
 
     @property
     def feasible(self) -> bool:

@@ -10,9 +10,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from autotc.metrics import OBJECTIVES, Metric
 from autotc.policy import Policy
 from autotc.search import samplers
-from autotc.search.objectives import OBJECTIVES
 from autotc.search.strategies.base import Proposed, Seen
 
 # NSGA-II draws other numbers in the process that chose a generation's parents than in one that finds them chosen; with
@@ -61,6 +61,7 @@ class Drawn:
         sampler: its name.
         given: parameters that are set for the trial of a number.
         decode: turns a point into a policy where the search's own space does not.
+        objectives: what the sampler is told of.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class Drawn:
         sampler: str,
         given: Callable[[int], dict[str, Any]] = lambda number: {},
         decode: Callable[[Mapping[str, Any]], Policy] | None = None,
+        objectives: Sequence[Metric] = OBJECTIVES,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._seed, self._sampler = space, seed, sampler
         self._given, self._decode = given, decode
-        self._memory = optuna.create_study(directions=[o.direction for o in OBJECTIVES])
+        self._memory = optuna.create_study(directions=[o.direction for o in objectives])
         self._copied = 0
 
     def propose(
@@ -99,7 +101,7 @@ def _frozen(seen: Seen) -> optuna.trial.FrozenTrial:
     return optuna.create_trial(
         params=dict(seen.proposed.params),
         distributions=dict(seen.proposed.distributions),
-        values=[seen.quality, seen.cost],
+        values=seen.values or (seen.quality, seen.cost),
         system_attrs=dict(seen.proposed.attributes),
         constraints=dict(seen.violations),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy.stats import qmc
 
+from autotc.metrics import OBJECTIVES, Metric
 from autotc.search.space import Space
 from autotc.search.strategies.base import Proposed, Seen
 from autotc.search.strategies.points import from_unit
@@ -37,6 +38,6 @@ class Sobol:
         return Proposed(from_unit(distributions, place), None, distributions)
 
 
-def make(space: Space, seed: int) -> Sobol:
-    """Return the strategy."""
+def make(space: Space, seed: int, objectives: Sequence[Metric] = OBJECTIVES) -> Sobol:
+    """Return the strategy; it does not depend on the objectives."""
     return Sobol(space, seed)
