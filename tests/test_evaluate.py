@@ -26,7 +26,7 @@ from autotc.evaluate import Evaluator, _named
 from autotc.policy import Policy
 from autotc.processing import load_model
 from autotc.reuse_bench import reuse_benchmark
-from autotc.task import SPLITS, Example, Split
+from autotc.task import SPLITS, Example, Split, normalise
 from autotc.tasks.jsonl import Jsonl
 from tests.evaluate_fixtures import (
     Toy,
@@ -39,6 +39,7 @@ from tests.evaluate_fixtures import (
 )
 
 FAMILIES = {"qwen": qwen_folder, "qwen3": qwen3_folder, "llava": llava_folder, "internvl": internvl_folder}
+LONGEST = 18  # tokens of an answer
 SIZES = ((84, 84), (84, 70), (56, 98), (84, 42))
 POLICIES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "projector": (("projector", None, "divprune", 0.4),),
@@ -72,12 +73,37 @@ class Known(Toy):
 
 @cache
 def task(family: str) -> Known:
-    """Half of the answers are what the uncompressed model writes; texts that are empty are left alone."""
+    """Two of three answers are what the uncompressed model writes, where some text of it stands for itself."""
     built, processor = model(family)
-    plain = Evaluator(built, Toy(SIZES, images=6, answers=False), processor=processor)
-    own = plain.evaluate(None, "search", 12)
-    half = {i: t for k, (i, t) in enumerate(zip(own.id, own.answer, strict=True)) if k % 3 and t.strip()}
-    return Known(half, sizes=SIZES, images=6)
+    toy = Toy(SIZES, images=6, answers=False)
+    plain = Evaluator(built, toy, processor=processor, new_tokens=LONGEST)
+    plain.evaluate(None, "search", 12)
+    examples = toy.examples("search", 12)
+    wanted = {}
+    for k, (e, own) in enumerate(zip(examples, plain._references.own("search", examples), strict=True)):
+        text = _stable(processor, toy, e, own) if k % 3 else None
+        if text is not None:
+            wanted[e.id] = text
+    return Known(wanted, sizes=SIZES, images=6)
+
+
+def _stable(processor: Any, toy: Toy, example: Example, own: list[int]) -> str | None:
+    """Return a beginning of the model's own answer that the model is right with when it is what the data asks for.
+
+    Own answers are cut two tokens behind the length of the text in the data, which lacks the special tokens that the
+    model writes between words: of most beginnings, what is left after the cut says something else.
+    """
+
+    def text(ids: list[int]) -> str:
+        return str(processor.decode(ids, skip_special_tokens=True))
+
+    for j in range(1, len(own) + 1):
+        wanted = text(own[:j])
+        limit = len(processor.answer_ids(wanted)) + 2
+        asked = replace(example, answer=wanted)
+        if normalise(wanted) and limit <= LONGEST and toy.score(asked, text(own[:limit])) == 1.0:
+            return wanted
+    return None
 
 
 @cache
@@ -116,7 +142,7 @@ def test_some_answers_are_right_and_compression_costs_some(family: str) -> None:
     """Keeps the other tests from passing on a task where everything is wrong."""
     whole = evaluator(family).evaluate(None, "search", 12)
     less = evaluator(family).evaluate(made(family, "both"), "search", 12)
-    assert 0 < whole.correct.mean() < 0.9
+    assert 0.2 < whole.correct.mean() < 0.9
     assert less.correct.mean() < whole.correct.mean() and less.agreement.mean() < 1
     assert np.nanmean(less.kl) > 0.01
     np.testing.assert_array_equal(less.full, whole.correct)
@@ -160,7 +186,7 @@ def test_correct_is_exactly_what_greedy_generate_writes(family: str, name: str) 
         with torch.inference_mode(), Compression(built, chosen, processor) as compression:
             compression.ids = torch.tensor([image_number(e.image) for e in batch])
             inputs = processor.inputs([e.load() for e in batch], [e.question for e in batch])
-            out = built.generate(**inputs, do_sample=False, max_new_tokens=18)
+            out = built.generate(**inputs, do_sample=False, max_new_tokens=LONGEST)
         for e, row in zip(batch, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             target = references["search", e.id][1]
             right.append(float(row[: len(target)] == target))
