@@ -16,28 +16,15 @@ from itertools import product
 from typing import Any, Literal
 
 from autotc.errors import SpecError
+from autotc.metrics import METRICS
 from autotc.registry import nearest
 
 # Measured figures by name: the smallest and the largest value they can have.
-FIGURES = {
-    "quality": (0.0, 1.0),
-    "worst_group": (0.0, 1.0),
-    "worst_group_drop": (-1.0, 1.0),
-    "agreement": (0.0, 1.0),
-    "next_question": (0.0, 1.0),
-    "grounded": (-math.inf, math.inf),
-    "kl": (0.0, math.inf),
-}
-# Costs by name: the field of the cost estimate, and what it is divided by.
-COSTS = {
-    "tflops_literature": ("tflops_literature", 1.0),
-    "tflops_exact": ("tflops_exact", 1.0),
-    "memory_gib": ("memory_gib", 1.0),
-    "kv_gib": ("kv_bytes", 2.0**30),
-    "kv_bytes": ("kv_bytes", 1.0),
-    "latency_ms": ("latency_ms", 1.0),
-    "visual_tokens": ("visual_tokens", 1.0),
-}
+FIGURES = {m.name: (m.low, m.high) for m in METRICS.values() if not m.on_cost}
+# Those that are shares of one, written in percent; their differences in points.
+SHARES = frozenset(name for name, (_, high) in FIGURES.items() if high == 1.0)
+# Costs by name.
+COSTS = {m.name: m for m in METRICS.values() if m.on_cost}
 _FORM = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(<=|>=)\s*(\S+)\s*")
 
 
@@ -51,6 +38,13 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.name} {self.sense} {self.limit:g}"
+
+    @property
+    def explained(self) -> str:
+        """The constraint, and what it means where its name does not say it."""
+        if (self.name, self.sense) != ("worst_group_drop", "<="):
+            return str(self)
+        return f"{self} (no question group loses more than {100 * self.limit:g} points)"
 
     @property
     def key(self) -> str:
@@ -68,14 +62,16 @@ class Constraint:
 
     def cost(self, costs: Mapping[str, Any]) -> float:
         """Return the cost that it limits."""
-        field, unit = COSTS[self.name]
-        return float(costs[field]) / unit
+        return COSTS[self.name].of(costs)
 
     def violation(self, costs: Mapping[str, Any]) -> float:
         """Return by how much the costs of a policy break it."""
         return self.excess(self.cost(costs))
 
 
+# How the recommended one is chosen among those that meet the constraints; a budget is there to be used, hence quality.
+Best = Literal["quality", "knee", "cheapest"]
+BEST: Best = "quality"
 # What is recommended loses at most five points in its worst question group, unless the user says otherwise.
 DEFAULT = Constraint("worst_group_drop", 0.05)
 

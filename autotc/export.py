@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +18,12 @@ from autotc.calibration import verdict
 from autotc.charts import FrontChart, Point, Role
 from autotc.constraints import Constraint
 from autotc.errors import SpecError
-from autotc.pareto import knee, non_dominated
+from autotc.pareto import non_dominated
 from autotc.policy import Number, Policy
 
 if TYPE_CHECKING:
     from autotc.store import Store, TrialRow
 
-Best = Literal["quality", "knee", "cheapest"]
 BASELINES = ("uncompressed", "random", "downsample")
 UNITS = {
     "tflops_literature": "TFLOP/1000 requests",
@@ -149,32 +148,17 @@ def front(
     return [], "search"
 
 
-def choose(chosen: Sequence[Member], split: str, best: Best) -> Member:
-    """Pick one member: the best quality, the knee, or the cheapest within noise of the best.
+def document(
+    chosen: Member, study: str, workload: dict[str, Any], recommendation: dict[str, Any] | None = None
+) -> Policy:
+    """Return the policy with what was measured and where it comes from, ready to leave as JSON.
 
-    Raises:
-        SpecError: the front is empty.
+    Args:
+        recommendation: whether it is recommended, and why (not), as plain data.
     """
-    if not chosen:
-        raise SpecError(
-            "the front is empty: no trial is within the limit. Search on, or allow more with --max-tflops"
-        )
-    if best == "knee":
-        points = np.array([[m.value("quality", split), m.value("tflops_exact")] for m in chosen])
-        return chosen[knee(points, maximise=(True, False))]
-    top = max(chosen, key=lambda m: m.value("quality", split))
-    if best == "quality":
-        return top
-    noise = (top.number("quality", split).stderr or 0.0) if top.number("quality", split) else 0.0  # type: ignore[union-attr]
-    return min(
-        (m for m in chosen if m.value("quality", split) >= top.value("quality", split) - noise),
-        key=lambda m: m.value("tflops_exact"),
-    )
-
-
-def document(chosen: Member, study: str, workload: dict[str, Any]) -> Policy:
-    """Return the policy with what was measured and where it comes from, ready to leave as JSON."""
     provenance = {"study": study, "trial": chosen.trial, "autotc": __version__, "workload": workload}
+    if recommendation is not None:
+        provenance["recommendation"] = recommendation
     quality = chosen.number("quality")
     if quality is not None and (judged := verdict(quality.on)) is not None:
         provenance["calibration"] = judged.text

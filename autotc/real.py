@@ -188,7 +188,7 @@ def _best_so_far(asked: Asked, pair: Pair, say: Callable[[str], None]) -> Path |
     for study in sorted(same, key=lambda s: s.created, reverse=True):
         view = FrontView.read(store, study.name, None, None)
         if view.front:
-            document, _ = view.policy("quality", None)
+            document, _ = view.policy()
             write_text(path, document.json_text())
             say(f"the best of study {study.name}: {document.describe()}")
             return path
@@ -226,7 +226,7 @@ def _budget(asked: Asked, tokens: int, limit: float, result: Result) -> Budget:
     write_text(asked.out / f"front-{tokens}.json", text + "\n")
     chosen = None
     if view.front:
-        document, _ = view.policy("quality", None)
+        document, _ = view.policy()
         path = asked.out / f"policy-{tokens}.json"
         if not (path.is_file() and load_policy(path).id == document.id):  # one that was verified stays so
             write_text(path, document.json_text())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from autotc.calibration import verdict
-from autotc.constraints import DEFAULT, Constraint, recommending
-from autotc.errors import AutotcError
-from autotc.export import Best, Member, choose
+from autotc.constraints import BEST, DEFAULT, SHARES, Best, Constraint, recommending
+from autotc.errors import AutotcError, SpecError
+from autotc.export import Member
+from autotc.pareto import cheapest_within_noise, knee
 from autotc.policy import Number
 
 
@@ -30,22 +33,22 @@ class Miss:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to take from a front.
+    """What to take from a front, or what speaks against a member that somebody took.
 
     Args:
         member: the member that `best` names among those that meet every constraint; where none does, the
             nearest one, which is then not recommended.
-        best: the rule.
+        best: the rule; None where the member was named by hand.
         split: the split whose figures the constraints are held against.
         constraints: what had to be met.
         meeting: numbers of the trials that meet all of them.
         of: members of the front.
-        misses: what `member` breaks; empty where it is recommended.
+        misses: what `member` breaks; empty where it meets every constraint.
         unchecked: default constraints on a figure that no member has; they were not applied.
     """
 
     member: Member
-    best: Best
+    best: Best | None
     split: str
     constraints: tuple[Constraint, ...]
     meeting: tuple[int | str, ...]
@@ -71,22 +74,27 @@ class Recommendation:
     @property
     def text(self) -> str:
         """Some plain sentences."""
-        wanted = " and ".join(str(c) for c in self.constraints)
-        if self.recommended:
-            said = "Best on the proxy" if self.advice else "Recommended"
-            said += f" (--best {self.best}): trial {self.member.trial}"
-            if wanted:
-                said += (
-                    f"; {len(self.meeting)} of {self.of} members of the front meet {wanted} on {self.split}"
-                )
-            for c in self.unchecked:
-                said += f". No member has {c.name} on {self.split}, so {c} was not applied"
-            return " ".join((said + ".", self.advice)).strip()
+        wanted = " and ".join(c.explained for c in self.constraints)
+        who = self.member.label or f"trial {self.member.trial}"
         misses = ", ".join(_missed(miss) for miss in self.misses)
-        return (
-            f"Nothing is recommended: no member of the front meets {wanted} on {self.split}. "
-            f"The nearest is trial {self.member.trial}: {misses}."
-        )
+        if self.misses and self.best is None:
+            return f"Not recommended: {who} does not meet {wanted} on {self.split}: {misses}."
+        if self.misses:
+            return (
+                f"Nothing is recommended: no member of the front meets {wanted} on {self.split}. "
+                f"The nearest is {who}: {misses}."
+            )
+        if self.best is None:
+            said = f"Chosen by hand: {who}" + (f", which meets {wanted} on {self.split}" if wanted else "")
+        else:
+            said = "Best on the proxy" if self.advice else "Recommended"
+            said += f" (--best {self.best}): {who}"
+            if wanted:
+                of = f"{len(self.meeting)} of {self.of} members of the front"
+                said += f"; {of} meet {wanted} on {self.split}"
+        for c in self.unchecked:
+            said += f". No member has {c.name} on {self.split}, so {c} was not applied"
+        return " ".join((said + ".", self.advice)).strip()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -113,48 +121,60 @@ class Recommendation:
 
 
 def recommend(
-    front: Sequence[Member], split: str, best: Best = "knee", given: Sequence[Constraint] = ()
+    front: Sequence[Member],
+    split: str,
+    best: str = BEST,
+    given: Sequence[Constraint] = (),
+    named: Member | None = None,
 ) -> Recommendation:
-    """Choose a member of a front.
+    """Choose a member of a front: the one rule that commands, reports, the service and the dashboard share.
 
-    Figures are held against the constraints as they were measured on `split`, noise included.
+    Figures are held against the constraints as they were measured on `split`, noise included. Where no member meets
+    them all, the nearest one is named, whatever `best` says.
 
     Args:
         front: cheapest first, as `autotc.export.front` returns it.
         split: the split it rests on.
-        best: how to choose among members that meet the constraints.
+        best: how to choose among members that meet the constraints: the best quality, the knee, or the cheapest within
+            one standard error of the best quality.
         given: the user's constraints; `constraints.DEFAULT` joins them where none is about its figure.
+        named: a member, on the front or not, that was chosen by hand: it is only held against the constraints.
 
     Raises:
-        SpecError: the front is empty.
+        SpecError: the front is empty and nothing is named, or an unknown way to choose.
     """
+    if best not in get_args(Best):
+        raise SpecError(f"--best: {best!r} is not quality, knee or cheapest")
+    if not front and named is None:
+        raise SpecError(
+            "the front is empty: no trial is within the limit. Search on, or allow more with --max-tflops"
+        )
+    rule: Best = best  # type: ignore[assignment]
     wanted = recommending(given)
     unchecked = tuple(
         c
         for c in wanted
-        if c == DEFAULT and c not in given and not any(m.number(c.name, split) for m in front)
+        if c == DEFAULT
+        and c not in given
+        and not any(m.number(c.name, split) for m in (*front, *([named] if named else [])))
     )
     applied = tuple(c for c in wanted if c not in unchecked)
     broken = [(m, _misses(m, split, applied)) for m in front]
     meeting = [m for m, misses in broken if not misses]
-    if meeting or not front:
-        return Recommendation(
-            choose(meeting, split, best),
-            best,
-            split,
-            applied,
-            tuple(m.trial for m in meeting),
-            len(front),
-            (),
-            unchecked,
-        )
+    trials = tuple(m.trial for m in meeting)
 
     def distance(pair: tuple[Member, tuple[Miss, ...]]) -> tuple[float, float, float]:
         asked = [miss for miss in pair[1] if miss.constraint in given]  # before what nobody asked for
         return _distance(asked), _distance(pair[1]), -pair[0].value("quality", split)
 
-    chosen, misses = min(broken, key=distance)
-    return Recommendation(chosen, best, split, applied, (), len(front), misses, unchecked)
+    if named is not None:
+        chosen, misses = named, _misses(named, split, applied)
+    elif meeting:
+        chosen, misses = _best(meeting, split, rule), ()
+    else:
+        chosen, misses = min(broken, key=distance)
+    way = None if named is not None else rule
+    return Recommendation(chosen, way, split, applied, trials, len(front), misses, unchecked)
 
 
 def insist(found: Recommendation, given: Sequence[Constraint]) -> None:
@@ -167,6 +187,16 @@ def insist(found: Recommendation, given: Sequence[Constraint]) -> None:
         raise AutotcError(
             f"{found.text} Relax it with --constraint, or take the trial all the same with --trial {found.member.trial}"
         )
+
+
+def _best(meeting: Sequence[Member], split: str, best: Best) -> Member:
+    quality = [m.value("quality", split) for m in meeting]
+    cost = [m.value("tflops_exact") for m in meeting]
+    if best == "knee":
+        return meeting[knee(np.column_stack([quality, cost]), maximise=(True, False))]
+    errors = [number.stderr if (number := m.number("quality", split)) else None for m in meeting]
+    noise = [e or 0.0 for e in errors] if best == "cheapest" else [0.0] * len(meeting)
+    return meeting[cheapest_within_noise(quality, noise, cost)]
 
 
 def _misses(member: Member, split: str, constraints: Sequence[Constraint]) -> tuple[Miss, ...]:
@@ -185,7 +215,13 @@ def _distance(misses: Sequence[Miss]) -> float:
 
 
 def _missed(miss: Miss) -> str:
+    name = miss.constraint.name
     if miss.found is None:
-        return f"{miss.constraint.name} was not measured"
-    error = "" if miss.found.stderr is None else f" ± {miss.found.stderr:.3f}"
-    return f"{miss.constraint.name} {miss.found.value:.3f}{error} misses by {miss.excess:.3f}"
+        return f"{name} was not measured"
+    scale, unit, points = (100.0, " %", " points") if name in SHARES else (1.0, "", "")
+    digits = 1 if name in SHARES else 3
+    error = "" if miss.found.stderr is None else f" ± {scale * miss.found.stderr:.{digits}f}"
+    return (
+        f"{name} {scale * miss.found.value:.{digits}f}{error}{unit} misses by "
+        f"{scale * miss.excess:.{digits}f}{points}"
+    )

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from autotc import pictures
-from autotc.export import Member, choose, document, front, member
+from autotc.constraints import COSTS, Constraint, parse_constraints
+from autotc.export import Member, document, front, member
 from autotc.pictures import Pictures
 from autotc.policy import Number, Policy
+from autotc.recommend import Recommendation
 from autotc.store.engine import DEFAULT_URL
 from autotc.store.reader import Glance, Reader, Version, WorkRow
 from autotc.store.rows import StudyRow, TrialRow
@@ -111,6 +113,11 @@ class StudyView:
         return str(self.row.spec.get("flops_convention") or "literature")
 
     @cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What was asked of it beside the budget."""
+        return parse_constraints(self.row.spec.get("constraints") or ())
+
+    @cached_property
     def rows(self) -> dict[str, TrialRow]:
         """The stored trial behind each member."""
         stored = [r for r in self.trials if r.state == "complete" and r.numbers]
@@ -165,9 +172,10 @@ def _study(url: str, name: str, version: Version) -> StudyView:
     return StudyView(row, trials, members)
 
 
-def policy_document(view: StudyView, name: str) -> Policy:
-    """Return a member's policy as it leaves: with figures and provenance."""
-    return document(view.members[name], view.row.name, view.row.spec.get("workload") or {})
+def policy_document(view: StudyView, name: str, why: Recommendation) -> Policy:
+    """Return a member's policy as it leaves: with figures, provenance, and what speaks for or against it."""
+    workload = view.row.spec.get("workload") or {}
+    return document(view.members[name], view.row.name, workload, why.as_dict())
 
 
 # --- what it does to answers ---
@@ -264,15 +272,16 @@ def summaries() -> list[Summary]:
 @st.cache_resource(max_entries=4, show_spinner="Reading the studies …")
 def _summaries(url: str, version: tuple[tuple[str, Version], ...]) -> list[Summary]:
     store = _reader(url)
-    glances = store.glances()
+    glances = store.glances(costs={m.field for m in COSTS.values() if m.field})
     found = []
     for row in store.studies():
         spec = row.spec
         lights = [_light(g) for g in glances.get(row.name, ())]
         limit = spec.get("max_tflops")
-        members, split = front(lights, limit, str(spec.get("flops_convention") or "literature"))
-        best = choose(members, split, "quality").number("quality") if members else None
-        found.append(Summary(row, len(members), best))
+        given = parse_constraints(spec.get("constraints") or ())
+        members, split = front(lights, limit, str(spec.get("flops_convention") or "literature"), given)
+        best = max(members, key=lambda m: m.value("quality", split), default=None)
+        found.append(Summary(row, len(members), best.number("quality") if best else None))
     return found[::-1]
 
 

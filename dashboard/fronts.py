@@ -4,38 +4,59 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autotc.export import BASELINES, Best, Member, choose, front
+from autotc.export import BASELINES, Member, front
 from autotc.figures import Mark, Role
 from autotc.pareto import hypervolume_history, non_dominated
 from autotc.policy import Number
+from autotc.recommend import Recommendation, recommend
 from dashboard.data import Axis, StudyView
 from dashboard.words import WIDTH, short, written
 
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """The front within a budget, and what stands out on it, by the names members are chosen by."""
+    """The front within a budget, and what stands out on it, by the names members are chosen by.
+
+    Args:
+        names: of the members, cheapest first.
+        split: the split it rests on.
+        why: what `autotc export` would take, and why; None where the front is empty.
+        best: that member.
+        knee, cheapest: what it would take by these rules.
+    """
 
     names: list[str]
     split: str
-    best: str | None
-    knee: str | None
-    cheapest: str | None
+    why: Recommendation | None = None
+    best: str | None = None
+    knee: str | None = None
+    cheapest: str | None = None
 
     def tag(self, name: str) -> str:
         """Return what stands out about a member."""
+        if self.why is not None and not self.why.recommended:
+            return "nearest to the constraints" if name == self.best else ""
         tags = {"best": self.best, "knee": self.knee, "cheapest within noise": self.cheapest}
         return ", ".join(word for word, other in tags.items() if other == name)
 
 
 def picked(view: StudyView, limit: float | None, convention: str | None = None) -> Picked:
     """Return the front within a budget, from stored trials, by the rule of `autotc front` and `autotc export`."""
-    found, split = front(list(view.members.values()), limit, convention or view.convention)
+    given = view.constraints
+    found, split = front(list(view.members.values()), limit, convention or view.convention, given)
     if not found:
-        return Picked([], split, None, None, None)
-    rules: tuple[Best, ...] = ("quality", "knee", "cheapest")
-    best, knee, cheapest = (view.name_of(choose(found, split, rule)) for rule in rules)
-    return Picked([view.name_of(m) for m in found], split, best, knee, cheapest)
+        return Picked([], split)
+    why = recommend(found, split, given=given)
+    rest = (view.name_of(recommend(found, split, rule, given).member) for rule in ("knee", "cheapest"))
+    return Picked([view.name_of(m) for m in found], split, why, view.name_of(why.member), *rest)
+
+
+def why(view: StudyView, chosen: Picked, name: str) -> Recommendation:
+    """Return what speaks for or against a policy, chosen by the rule or by hand."""
+    if chosen.why is not None and name == chosen.best:
+        return chosen.why
+    line = [view.members[n] for n in chosen.names]
+    return recommend(line, chosen.split, given=view.constraints, named=view.members[name])
 
 
 def number(of: Member, axis: Axis, split: str) -> Number | None:
@@ -177,8 +198,9 @@ def sentence(view: StudyView, chosen: Picked, name: str, limit: float | None) ->
     """Say what the selected policy is, in one line."""
     m, tag = view.members[name], chosen.tag(name)
     who = short(name) if m.reference else f"trial {name}"
-    if limit is not None and "best" in tag:
-        who = f"The best policy at {limit:,.0f} is {who}"
+    if limit is not None and name == chosen.best and chosen.why is not None:
+        best = "best policy" if chosen.why.recommended else "policy nearest to the constraints"
+        who = f"The {best} at {limit:,.0f} is {who}"
     elif tag:
         who = f"{who} ({tag})"
     quality, exact = m.number("quality"), m.number("tflops_exact")

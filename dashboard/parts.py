@@ -15,6 +15,7 @@ import streamlit as st
 
 from autotc.errors import AutotcError
 from autotc.policy import Policy
+from autotc.recommend import Recommendation
 from dashboard import data, words
 from dashboard.data import StudyView
 from dashboard.fronts import Picked
@@ -136,6 +137,14 @@ def _publish(key: str) -> None:
     if st.query_params.get(key) != chosen:
         st.query_params[key] = chosen
     st.session_state[f"url {key}"] = chosen
+
+
+def verdict(why: Recommendation) -> None:
+    """Say whether a policy is recommended, and why (not)."""
+    if why.recommended:
+        st.caption(plain(why.text, 1000))
+    else:
+        st.warning(plain(why.text, 1000), icon=":material/warning:")
 
 
 def title(view: StudyView, name: str) -> str:

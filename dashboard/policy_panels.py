@@ -9,6 +9,7 @@ import streamlit as st
 
 from autotc import charts, figures
 from autotc.export import Member
+from autotc.recommend import Recommendation
 from dashboard import data, fronts, parts, words
 from dashboard.data import StudyView
 
@@ -86,9 +87,9 @@ def beside(view: StudyView, name: str) -> None:
         st.caption("It has no neighbour on the front.")
 
 
-def leave(view: StudyView, name: str) -> None:
+def leave(view: StudyView, name: str, why: Recommendation) -> None:
     """Offer the document, its use, and the commands that check it."""
-    policy = data.policy_document(view, name)
+    policy = data.policy_document(view, name, why)
     parts.download(policy)
     st.code(USE, language="python", wrap_lines=True)
     st.caption("Measure it on more examples, then on your weights and data:")

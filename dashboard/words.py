@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from statistics import NormalDist
 
+from autotc import constraints
 from autotc.policy import Number
 
 WIDTH = NormalDist().inv_cdf(0.975)  # standard errors to either side of a 95 % interval
 SHOWN = 120  # characters of a name or a policy's description
-SHARES = ("quality", "worst_group", "grounded", "agreement", "next_question")
+SHARES = constraints.SHARES | {"grounded"}
 
 
 def short(text: str, most: int = SHOWN) -> str:

@@ -49,9 +49,10 @@ def test_the_search_ends_with_what_is_recommended_and_export_writes_that(searche
     meeting = {t for t, m in front.items() if m["worst_group_drop", "selection"] <= 0.05}
     assert set(result["meeting"]) == meeting and set(front) > meeting
     assert result["text"] in " ".join(searched(*SEARCH)[1].split())
-    code, out, _ = searched("export", "s", "--best", "knee", "-o", "p.json")
+    code, out, _ = searched("export", "s", "-o", "p.json")
     assert code == 0 and result["text"] in " ".join(out.split())
-    assert load_policy("p.json").provenance["trial"] == result["trial"]
+    origin = load_policy("p.json").provenance
+    assert origin["trial"] == result["trial"] and origin["recommendation"] == result
 
 
 def test_export_takes_the_best_of_those_that_meet_the_constraint(searched):  # noqa: F811
@@ -92,12 +93,19 @@ def test_export_refuses_what_breaks_the_users_own_constraint_and_names_the_neare
 
 
 def test_a_default_that_nothing_meets_is_said_and_the_nearest_is_written(searched):  # noqa: F811
-    code, out, _ = searched("export", "s", "--max-tflops", "400", "-o", "p.json")
+    code, _, err = searched("export", "s", "--max-tflops", "400", "--best", "knee", "-o", "p.json")
     front = members(searched, "--max-tflops", "400")
     assert min(m["worst_group_drop", "selection"] for m in front.values()) > 0.05
     nearest = min(front, key=lambda t: front[t]["worst_group_drop", "selection"])
-    assert code == 0 and "Nothing is recommended" in out
-    assert load_policy("p.json").provenance["trial"] == nearest
+    origin = load_policy("p.json").provenance
+    why = origin["recommendation"]
+    assert code == 0 and f"warning: {why['text']}" in err and not why["recommended"]
+    assert origin["trial"] == nearest and f"The nearest is trial {nearest}: worst_group_drop" in why["text"]
+    # the same words from those who report, and of a trial that was named
+    _, shown, _ = searched("front", "s", "--max-tflops", "400")
+    assert why["text"] in " ".join(shown.split())
+    code, _, err = searched("export", "s", "--trial", str(nearest), "-o", "p.json")
+    assert code == 0 and f"warning: Not recommended: trial {nearest} does not meet worst_group_drop" in err
 
 
 def test_other_constraints_do_not_make_another_study_and_are_remembered(searched):  # noqa: F811

@@ -127,7 +127,8 @@ def test_only_members_that_meet_the_constraints_are_recommended() -> None:
     found = recommend(FRONT, "selection", "quality")
     assert found.recommended and found.member.trial == 3 and found.meeting == (2, 3)
     assert found.text == (
-        "Recommended (--best quality): trial 3; 2 of 4 members of the front meet worst_group_drop <= 0.05 on selection."
+        "Recommended (--best quality): trial 3; 2 of 4 members of the front meet worst_group_drop <= 0.05 (no question "
+        "group loses more than 5 points) on selection."
     )
     assert (
         recommend(FRONT, "selection", "quality", [parse_constraint("worst_group_drop <= 1")]).member.trial
@@ -142,12 +143,12 @@ def test_where_nothing_meets_the_default_the_nearest_is_named_with_its_miss() ->
     found = recommend(rows, "selection", "quality")
     assert not found.recommended and found.member.trial == 2
     assert found.text == (
-        "Nothing is recommended: no member of the front meets worst_group_drop <= 0.05 on selection. "
-        "The nearest is trial 2: worst_group_drop 0.080 ± 0.020 misses by 0.030."
+        "Nothing is recommended: no member of the front meets worst_group_drop <= 0.05 (no question group loses more "
+        "than 5 points) on selection. The nearest is trial 2: worst_group_drop 8.0 ± 2.0 % misses by 3.0 points."
     )
     assert found.as_dict()["misses"][0]["excess"] == pytest.approx(0.03)
     insist(found, [])  # nobody asked for it
-    with pytest.raises(AutotcError, match=r"misses by 0.030.*--trial 2") as error:
+    with pytest.raises(AutotcError, match=r"misses by 3.0 points.*--trial 2") as error:
         insist(found, [DEFAULT])
     assert error.value.exit_code == 1
 
@@ -171,6 +172,32 @@ def test_a_figure_that_nobody_has_is_said_and_not_invented() -> None:
     asked = recommend(rows, "selection", "quality", [DEFAULT])
     assert not asked.recommended and "worst_group_drop was not measured" in asked.text
     assert asked.as_dict()["misses"][0]["excess"] is None
+
+
+def test_the_rules_choose_among_those_that_meet_the_constraints() -> None:
+    rows = [
+        member(i, c, q, 0.01) for i, c, q in ((1, 1.0, 0.50), (2, 2.0, 0.90), (3, 3.0, 0.94), (4, 9.0, 0.95))
+    ]
+    rows.append(member(5, 10.0, 0.99, 0.5))
+    found = {
+        best: recommend(rows, "selection", best).member.trial for best in ("quality", "knee", "cheapest")
+    }
+    assert found == {"quality": 4, "knee": 2, "cheapest": 3}
+    assert recommend(rows, "selection").member.trial == found["quality"]
+    with pytest.raises(SpecError, match="--best: 'worst' is not quality, knee or cheapest"):
+        recommend(rows, "selection", "worst")
+
+
+def test_a_member_chosen_by_hand_is_held_against_the_same_constraints() -> None:
+    bad = recommend(FRONT, "selection", named=FRONT[3])
+    assert (bad.member.trial, bad.best, bad.recommended, bad.meeting) == (4, None, False, (2, 3))
+    assert bad.text == (
+        "Not recommended: trial 4 does not meet worst_group_drop <= 0.05 (no question group loses more than 5 points) "
+        "on selection: worst_group_drop 8.0 ± 2.0 % misses by 3.0 points."
+    )
+    good = recommend(FRONT, "selection", named=FRONT[1])
+    assert good.recommended and good.text.startswith("Chosen by hand: trial 2, which meets worst_group_drop")
+    assert recommend([], "selection", named=FRONT[1]).unchecked == ()
 
 
 def test_figures_of_another_split_do_not_count() -> None:

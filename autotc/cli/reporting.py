@@ -9,12 +9,13 @@ import typer
 
 from autotc.cli.options import Json, Storage, StudyName, print_json, say
 from autotc.cli.searching import _latest
+from autotc.constraints import BEST
 
 REPORT_EXAMPLES = """**Examples**
 
 `autotc report -o report.html` -- the latest study of this folder's database
 
-`autotc report qwen2.5-vl-1f0c6e2a --max-tflops 500 --best knee -o report.html` -- another limit, from stored trials
+`autotc report qwen2.5-vl-1f0c6e2a --max-tflops 500 --best cheapest -o report.html` -- another limit, from stored trials
 """
 
 
@@ -31,8 +32,8 @@ def report(
     ] = None,
     best: Annotated[
         str,
-        typer.Option("--best", help="How to choose: knee, quality, or cheapest (within noise of the best)."),
-    ] = "knee",
+        typer.Option("--best", help="How to choose: quality, knee, or cheapest (within noise of the best)."),
+    ] = BEST,
     constraint: Annotated[
         list[str] | None,
         typer.Option("--constraint", help="What the recommended policy has to meet (as export; repeatable)."),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from autotc.calibration import Verdict, verdict
-from autotc.constraints import Constraint
+from autotc.constraints import BEST, Constraint
 from autotc.errors import SpecError
 from autotc.export import BASELINES, document, member
 from autotc.pareto import hypervolume_history
@@ -123,7 +123,7 @@ def read(
     study: str,
     limit: float | None = None,
     convention: str | None = None,
-    best: str = "knee",
+    best: str = BEST,
     constraints: Sequence[str] = (),
 ) -> Report:
     """Read what there is to say about a study.
@@ -161,7 +161,7 @@ def read(
         front=line,
         recommendation=found,
         recommended=chosen,
-        policy=document(chosen.member, study, view.workload) if chosen else None,
+        policy=document(chosen.member, study, view.workload, found.as_dict()) if chosen and found else None,
         losses=losses(source, entries, chosen) if chosen else None,
         hypervolume=_hypervolume(entries, view),
         unfinished=_unfinished(rows),

@@ -16,6 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from autotc import __version__
+from autotc.constraints import BEST, Best
 from autotc.errors import AutotcError, StoreError
 from autotc.search.spec import SearchSpec
 from autotc.service import queue, tokens
@@ -157,7 +158,7 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
     def export(
         token: Reads,
         study: StudyName,
-        best: Literal["quality", "knee", "cheapest"] = "knee",
+        best: Best = BEST,
         trial: Trial = None,
         max_tflops: Limit = None,
     ) -> Response:

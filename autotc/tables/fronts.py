@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from autotc.calibration import named
-from autotc.constraints import Constraint, parse_constraints
+from autotc.constraints import BEST, Constraint, parse_constraints
 from autotc.errors import SpecError
-from autotc.export import Best, Member, document, members
+from autotc.export import Member, document, members
 from autotc.export import chart as front_chart
 from autotc.export import front as pareto_front
 from autotc.policy import Policy
@@ -96,18 +96,17 @@ class FrontView:
         limit = f"limit {self.limit:g} TFLOP/1000 ({self.convention})" if self.limit else "no limit"
         return f"{limit}; quality measured on {named(self.evaluated_on)}; cost estimated for the full model"
 
-    def recommend(self, best: str = "knee") -> Recommendation:
-        """Return the member that is recommended, or the nearest to it.
+    def recommend(self, best: str = BEST, named: Member | None = None) -> Recommendation:
+        """Return the member that is recommended, or the nearest to it; or hold one that was named by hand against
+        the constraints.
 
         Raises:
             SpecError: the front is empty, or an unknown way to choose.
         """
-        if best not in ("quality", "knee", "cheapest"):
-            raise SpecError(f"--best: {best!r} is not quality, knee or cheapest")
-        return recommend(self.front, self.split, cast(Best, best), self.constraints)
+        return recommend(self.front, self.split, best, self.constraints, named)
 
-    def policy(self, best: str, trial: int | None) -> tuple[Policy, Recommendation | None]:
-        """Return the chosen policy as it leaves, and why it was chosen where no trial was named.
+    def policy(self, best: str = BEST, trial: int | None = None) -> tuple[Policy, Recommendation]:
+        """Return the chosen policy as it leaves, and what speaks for it.
 
         Raises:
             SpecError: no such trial, or an unknown way to choose.
@@ -117,10 +116,11 @@ class FrontView:
             chosen = next((m for m in self.everything if m.trial == trial), None)
             if chosen is None:
                 raise SpecError(f"{self.study}: no finished trial {trial}. See: autotc front {self.study}")
-            return document(chosen, self.study, self.workload), None
-        found = self.recommend(best)
-        insist(found, self.constraints)
-        return document(found.member, self.study, self.workload), found
+            found = self.recommend(best, chosen)
+        else:
+            found = self.recommend(best)
+            insist(found, self.constraints)
+        return document(found.member, self.study, self.workload, found.as_dict()), found
 
     def print(self) -> None:
         """Print the front, its references and what to type next."""
@@ -181,10 +181,10 @@ class FrontView:
         return m.as_dict() if standing is None else {**m.as_dict(), "standing": standing.as_dict()}
 
 
-def exported(path: Path, policy: Policy, why: Recommendation | None = None) -> None:
-    """Say what was written, why that, and how it is used."""
+def exported(path: Path, policy: Policy, why: Recommendation) -> None:
+    """Say what was written, why that, and how it is used; what is not recommended is said on stderr, elsewhere."""
     console.print(f"wrote {escape(str(path))}: {escape(policy.describe())}")
-    if why is not None:
+    if why.recommended:
         console.print(escape(why.text))
     if "calibration" in policy.provenance:
         console.print(escape(policy.provenance["calibration"]), style="dim")

@@ -12,11 +12,14 @@ first, second = st.columns([1, 2])
 with first:
     view = parts.choose_study()
 with second:
-    name = parts.choose_policy(view, fronts.picked(view, view.limit))
+    chosen = fronts.picked(view, view.limit)
+    name = parts.choose_policy(view, chosen)
 if name is None:
     st.info("No trial of this study is finished yet.", icon=":material/hourglass_empty:")
     st.stop()
 m, full = view.members[name], view.uncompressed
+why = fronts.why(view, chosen, name)
+parts.verdict(why)
 policy_panels.headline(view, m)
 st.divider()
 left, right = st.columns([3, 2], gap="large")
@@ -34,7 +37,7 @@ with left:
     policy_panels.answers(view, name)
 with right:
     st.subheader("Take it")
-    policy_panels.leave(view, name)
+    policy_panels.leave(view, name, why)
     st.page_link(
         parts.SEES, label="What it sees", icon=":material/visibility:", query_params=fronts.link(view, name)
     )

@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-from autotc.export import choose, front, members
+from autotc.export import front, members
 from autotc.policy import load_policy
+from autotc.recommend import recommend
 from autotc.store import Store
 
 CHROMIUM = os.environ.get("AUTOTC_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -104,7 +105,7 @@ def selected(page: Any) -> str:
 def test_from_the_front_to_a_policy_and_back(browser: Any, server: str, small: str, tmp_path: Path) -> None:
     everything = members(Store(small), STUDY)
     on_front, split = front(everything, Store(small).study(STUDY).spec["max_tflops"])  # type: ignore[union-attr]
-    best = str(choose(on_front, split, "quality").trial)
+    best = str(recommend(on_front, split).member.trial)
     page = opened(browser, f"{server}/front?study={STUDY}")
     page.wait_for_selector(".js-plotly-plot .points path", state="attached")
     settled(page)
@@ -162,7 +163,7 @@ def test_from_the_front_to_a_policy_and_back(browser: Any, server: str, small: s
     limit = int(re.findall(r"budget=(\d+)", page.url)[0])
     found, split = front(everything, limit)
     assert len(found) < len(on_front)
-    assert selected(page) == str(choose(found, split, "quality").trial)
+    assert selected(page) == str(recommend(found, split).member.trial)
     page.context.close()
 
 

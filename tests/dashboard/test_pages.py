@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import update
 from streamlit.testing.v1 import AppTest
 
-from autotc.export import choose, front, members
+from autotc.export import front, members
 from autotc.policy import ModelRef, Number, Policy, Stage, load_policy
+from autotc.recommend import recommend
 from autotc.store import Store
 from autotc.store.sample import fill
 from autotc.store.schema import Metric, Study, Trial
-from dashboard import data, parts
+from dashboard import data, fronts, parts
 from tests.dashboard.conftest import PAGES, Open, title
 
 SECOND = "qwen2.5-vl-0100"
@@ -68,7 +69,7 @@ def test_the_list_of_studies_says_what_the_store_holds(opened: Open, small: str)
     spec = store.study(SECOND).spec  # type: ignore[union-attr]
     on_front, split = front(members(store, SECOND), spec["max_tflops"])
     assert table["front"][0] == len(on_front)
-    best = choose(on_front, split, "quality").value("quality")
+    best = max(on_front, key=lambda m: m.value("quality", split)).value("quality")
     assert str(table["best quality"][0]).startswith(f"{100 * best:.1f} ±")
 
 
@@ -82,7 +83,7 @@ def test_the_policy_first_shown_is_the_one_that_export_takes(opened: Open, small
     store = Store(small)
     spec = store.study(SECOND).spec  # type: ignore[union-attr]
     on_front, split = front(members(store, SECOND), spec["max_tflops"])
-    assert chosen(opened(small, "front")) == str(choose(on_front, split, "quality").trial)
+    assert chosen(opened(small, "front")) == str(recommend(on_front, split).member.trial)
 
 
 def test_the_budget_slider_names_the_best_stored_policy_within_it(opened: Open, small: str) -> None:
@@ -93,7 +94,7 @@ def test_the_budget_slider_names_the_best_stored_policy_within_it(opened: Open, 
     for limit in (int(cheapest) + 60, int(cheapest) + 400):
         at.slider(key="budget").set_value(limit).run()
         on_front, split = front(everything, limit)
-        best = choose(on_front, split, "quality")
+        best = recommend(on_front, split).member
         assert chosen(at) == str(best.trial)
         assert f"The best policy at {limit:,} is trial {best.trial}" in texts(at).replace("\\", "")
         assert list(at.dataframe[0].value["trial"]) == [str(m.trial) for m in on_front]
@@ -123,7 +124,8 @@ def test_the_download_is_the_policy_with_its_figures_and_origin(opened: Open, sm
     at = opened(small, "policy")
     fine(at, "policy")
     view = data.study(SECOND)
-    document = data.policy_document(view, chosen(at))
+    picked = fronts.picked(view, view.limit)
+    document = data.policy_document(view, chosen(at), fronts.why(view, picked, chosen(at)))
     shown = next(c.value for c in at.code if c.language == "json")
     assert json.loads(shown) == json.loads(document.json_text())
     policy = load_policy(json.loads(shown))
