@@ -23,7 +23,8 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="reducers, presets, models, workloads, papers, kernels, studies or schema (the policy's JSON Schema)."
+            help="reducers, presets, models, workloads, papers, engines, kernels, studies or schema (the policy's JSON "
+            "Schema)."
         ),
     ],
     match: Annotated[
@@ -49,7 +50,7 @@ def list_(
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """List what there is: reducers, presets, models, workloads, published papers, studies, or the policy schema."""
+    """List what there is: reducers, presets, models, workloads, papers, engines, studies, or the policy schema."""
     from autotc.catalogue import select
     from autotc.tables import lists, pages, papers
 

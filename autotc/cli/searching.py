@@ -89,6 +89,13 @@ def search(
     reducer: Annotated[
         list[str] | None, typer.Option("--reducer", help="Search over this reducer only (repeatable).")
     ] = None,
+    deploy: Annotated[
+        str | None,
+        typer.Option(
+            "--deploy",
+            help="Only what this engine can run: hf (all, default), vllm or openvino. See: autotc list engines",
+        ),
+    ] = None,
     study: Annotated[
         str | None, typer.Option("--study", help="Name; default: model and fingerprint of the search.")
     ] = None,

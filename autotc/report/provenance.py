@@ -28,6 +28,7 @@ FLAGS = {
     "strategy": "--strategy",
     "all_presets": "--all-presets",
     "reducers": "--reducer",
+    "deploy": "--deploy",
     "study": "--study",
     "seed": "--seed",
     "evaluate_on": "--evaluate-on",

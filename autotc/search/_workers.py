@@ -86,6 +86,7 @@ def _work(
         spec.flops_convention,
         spec.reducers,
         setting.check,
+        spec.deploy,
     )
     store = Store(url)
     session = Session(

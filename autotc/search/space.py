@@ -22,6 +22,7 @@ from optuna.distributions import (
 from autotc.adapter import adapters
 from autotc.anatomy import Anatomy
 from autotc.cost import estimate, floor_cost, full_cost, solve_keep
+from autotc.deploy import engine_of
 from autotc.errors import AutotcError, SpecError
 from autotc.policy import LAYERED, ModelRef, Policy, Stage, map_depth
 from autotc.reducer import Reducer
@@ -63,6 +64,7 @@ class Space:
         convention: how the limit is counted.
         reducers: names to use; None for all the family supports, controls left out.
         check: raises an AutotcError when a policy does not fit a model; `autotc.apply.check` by default.
+        deploy: name of the engine that has to run the policies.
 
     Raises:
         SpecError: the limit is below the floor of the space, or no reducer is left.
@@ -77,6 +79,7 @@ class Space:
         convention: str = "literature",
         reducers: Sequence[str] | None = None,
         check: Check | None = None,
+        deploy: str = "hf",
     ) -> None:
         if check is None:
             from autotc import apply
@@ -84,6 +87,7 @@ class Space:
             check = apply.check
         self.full, self.evaluated, self.workload, self.convention = full, evaluated, workload, convention
         self._check: Check = check
+        self._engine = engine_of(deploy, full.family)
         self.model = ModelRef(
             family=full.family,
             id=full.id,
@@ -114,8 +118,8 @@ class Space:
                 f"reducers: none of {', '.join(names)} can be used alone on the family {full.family!r}. "
                 "See: autotc list reducers"
             )
-        family = adapters.get(full.family)
-        self.positions = tuple(p for p in family.positions if p in ("original", "compact")) or ("original",)
+        places = self._engine.positions(full.family)
+        self.positions = tuple(p for p in adapters.get(full.family).positions if p in places) or ("original",)
         self._set_limits(limit)
         self.distributions = self._distributions()
 
@@ -387,7 +391,8 @@ class Space:
             return False
 
     def _fits(self, site: str, cls: type[Reducer]) -> bool:
-        if site not in cls.sites or site not in adapters.get(self.full.family).sites:
+        family = adapters.get(self.full.family)
+        if site not in {*cls.sites} & {*family.sites} or not self._engine.runs(family.name, site, cls.name):
             return False
         layers: Sequence[int | None] = self.depths[site] if site in LAYERED else (None,)
         keep = 0.0 if cls.withdraws else 0.5

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from autotc.constraints import Constraint, parse_constraints
+from autotc.deploy import Deploy, check_reducers
 from autotc.errors import SpecError
 from autotc.reducer import reducers as registry
 from autotc.registry import nearest
@@ -53,6 +54,8 @@ RUN_ONLY = frozenset(
         "download",
     }
 )
+# Options that came later: studies stored without them had these.
+_BEFORE = {"deploy": "hf"}
 _MEANS_NOTHING = RUN_ONLY | {"asked_workload"}  # the workload itself is compared, not how it was worded
 PROXY_TIMEOUT_S = 270.0
 
@@ -85,6 +88,7 @@ class SearchSpec(BaseModel):
     strategy: Strategy = "default"
     all_presets: bool = False
     reducers: tuple[str, ...] | None = None
+    deploy: Deploy = "hf"
     study: str | None = None
     storage: str | None = None
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -139,6 +143,11 @@ class SearchSpec(BaseModel):
                         "See: autotc list reducers"
                     )
         return names
+
+    @model_validator(mode="after")
+    def _engine_runs_the_reducers(self) -> SearchSpec:
+        check_reducers(self.deploy, self.reducers or ())
+        return self
 
     @classmethod
     def from_options(cls, options: dict[str, Any], source: str | None = None) -> SearchSpec:
@@ -222,12 +231,17 @@ def fingerprint(document: dict[str, Any]) -> str:
     Limits, number of trials, timeout, workers and the study's own name are left out: a study may go on with
     others.
     """
-    identity = {k: v for k, v in document.items() if k not in _MEANS_NOTHING}
+    identity = {
+        k: v
+        for k, v in document.items()
+        if k not in _MEANS_NOTHING and not (k in _BEFORE and v == _BEFORE[k])
+    }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return one line for each option by which two searches' documents mean different trials."""
+    stored, now = {**_BEFORE, **stored}, {**_BEFORE, **now}
     return [
         f"{'the data' if k == 'data_fingerprint' else k} was {stored.get(k)!r}, now {now.get(k)!r}"
         for k in sorted(stored.keys() | now.keys())

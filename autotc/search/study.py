@@ -172,6 +172,7 @@ class Study:
             spec.flops_convention,
             spec.reducers,
             setting.check,
+            spec.deploy,
         )
         self.document = {**spec.document(setting.workload, setting.data), "on": setting.on}
         self.fingerprint = fingerprint(self.document)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ASIDE = {
     ("reducers", "needs"),
     ("presets", "document"),
+    *(("engines", name) for name in ("title", "sources", "without", "without_sources")),
 }  # in the data, but too wide for a terminal; `show` prints them
 
 
@@ -165,6 +166,12 @@ def _kernels() -> list[dict[str, Any]]:
     return dispatch.listing()
 
 
+def _engines() -> list[dict[str, Any]]:
+    from autotc.deploy import rows
+
+    return rows()
+
+
 def listing(what: str, storage: str | None = None, match: str | None = None) -> Any:
     """Return the rows of `autotc list WHAT` that hold every word of `match`, or the policy's JSON Schema.
 
@@ -179,6 +186,7 @@ def listing(what: str, storage: str | None = None, match: str | None = None) -> 
         "models": _models,
         "workloads": _workloads,
         "kernels": _kernels,
+        "engines": _engines,
         "studies": lambda: _studies(storage),
     }
     if what not in sources:
@@ -197,10 +205,24 @@ def print_listing(what: str, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(escape(plain(name, row[name])) for name in columns))
     console.print(table)
+    if what == "engines":
+        _print_sources(rows)
     if what == "reducers":
         console.print(
             "[dim]One of them: autotc show fastv. What runs here of each paper: autotc list papers[/]"
         )
+
+
+def _print_sources(rows: Sequence[dict[str, Any]]) -> None:
+    """Print what each engine cannot do, and where all of this was read."""
+    for name in dict.fromkeys(row["engine"] for row in rows):
+        mine = [row for row in rows if row["engine"] == name]
+        sources = dict.fromkeys([s for row in mine for s in row["sources"]] + mine[0]["without_sources"])
+        if sources:
+            console.print(f"[bold]{escape(mine[0]['title'])}[/]: {escape(mine[0]['without'])}")
+            for source in sources:
+                console.print(f"  {escape(source)}", style="dim", soft_wrap=True)
+    console.print("Read in September 2026, not run on these engines. Only what a source shows is allowed.")
 
 
 def _is_number(value: Any) -> bool:

@@ -93,6 +93,7 @@ CHANGED: dict[str, Any] = {
     "strategy": "plain",
     "all_presets": True,
     "reducers": ("fastv",),
+    "deploy": "vllm",
     "study": "mine",
     "storage": "sqlite:///other.db",
     "seed": 5,
