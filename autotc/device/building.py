@@ -55,26 +55,22 @@ def prompt(
 ) -> dict[str, Tensor]:
     """Return the inputs of a batch of prompts, left-padded: images of random pixels, then random text.
 
+    Placeholders, tiles and sizes are what the family's own processor makes of images of these sizes.
+
     Args:
         requests: one a row; they may differ in size.
-
-    Raises:
-        UnsupportedError: a family whose images become tiles or views.
     """
     rule, config = anatomy.image, model.config
-    if rule.pinpoints or rule.cut:
-        raise UnsupportedError(f"{anatomy.family}: images that become tiles cannot be measured yet")
     random = torch.Generator().manual_seed(seed)
     image_token = int(getattr(config, "image_token_id", None) or config.image_token_index)
     around = [getattr(config, f"vision_{end}_token_id", None) for end in ("start", "end")]
     top = min(TEXT[1], anatomy.decoder.vocab)
-    rows, grids = [], []
+    rows: list[list[int]] = []
     for request in requests:
         ids: list[int] = []
         text = request.prompt_tokens
+        placeholders = [image_token] * rule.views(request.width, request.height, request.images).tokens
         for _ in range(request.images):
-            grids.append(rule.grid(request.width, request.height))
-            placeholders = [image_token] * (grids[-1][0] * grids[-1][1])
             marks = [m for m in around if m is not None] if text > 2 * request.images else []
             ids += [*marks[:1], *placeholders, *marks[1:]]
             text -= len(marks)
@@ -86,13 +82,39 @@ def prompt(
         "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),
         "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
     }
-    if rule.fixed is not None:
-        out["pixel_values"] = torch.randn(len(grids), 3, rule.fixed, rule.fixed, generator=random)
-    else:
-        unit = rule.merge
-        out["image_grid_thw"] = torch.tensor([(1, rows_ * unit, columns * unit) for rows_, columns in grids])
-        patches = int(out["image_grid_thw"].prod(1).sum())
-        out["pixel_values"] = torch.randn(patches, anatomy.vision.patch_inputs, generator=random)
+    out |= _images(anatomy, [r for r in requests for _ in range(r.images)], device, model.dtype, seed)
+    if "image_grid_thw" in out:
         out["mm_token_type_ids"] = (out["input_ids"] == image_token).long()
-    out["pixel_values"] = out["pixel_values"].to(model.dtype)
+    if rule.alone and any(r.images > 1 for r in requests):
+        out["batch_num_images"] = torch.tensor([r.images for r in requests])
     return {name: value.to(device) for name, value in out.items()}
+
+
+def tower_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return those of a prompt's inputs that the model's `get_image_features` takes."""
+    names = ("pixel_values", "image_grid_thw", "image_sizes", "batch_num_images")
+    return {name: inputs[name] for name in names if name in inputs}
+
+
+def _images(
+    anatomy: Anatomy, images: list[Request], device: torch.device, dtype: torch.dtype, seed: int
+) -> dict[str, Tensor]:
+    """Return the pixels of images, a request's size each, in the layout of the family, and what tells their shape."""
+    rule = anatomy.image
+    drawn = torch.Generator(device).manual_seed(seed)
+
+    def pixels(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=drawn, device=device, dtype=dtype)
+
+    if rule.fixed is None:  # patches of all images behind one another
+        grids = [rule.grid(r.width, r.height) for r in images]
+        shape = torch.tensor([(1, h * rule.merge, w * rule.merge) for h, w in grids])
+        patches = int(shape.prod(1).sum())
+        return {"pixel_values": pixels(patches, anatomy.vision.patch_inputs), "image_grid_thw": shape}
+    tiles = [rule.views(r.width, r.height, r.images).tiles for r in images]
+    if not rule.pinpoints:  # tiles behind one another, of which an image has one unless it is cut
+        return {"pixel_values": pixels(sum(tiles), 3, rule.fixed, rule.fixed)}
+    found = pixels(len(images), max(tiles), 3, rule.fixed, rule.fixed)
+    for image, many in enumerate(tiles):
+        found[image, many:] = 0
+    return {"pixel_values": found, "image_sizes": torch.tensor([(r.height, r.width) for r in images])}

@@ -15,7 +15,7 @@ from autotc._charge import plan_of
 from autotc._flops import activation_bytes, kv_bytes
 from autotc.adapter import adapter_for, anatomy
 from autotc.anatomy import Anatomy
-from autotc.device.building import prompt, random_model
+from autotc.device.building import prompt, random_model, tower_inputs
 from autotc.device.clock import copy_bytes_per_s, matmul_flops_per_s, timed
 from autotc.device.timing import SCHEMA
 from autotc.errors import SpecError, UnsupportedError
@@ -105,8 +105,8 @@ def _tower(
     extended = 0
     done: set[int] = set()
     for side in sides:
-        grid = numbers.image.grid(side, side)
-        count = grid[0] * grid[1]
+        views = numbers.image.views(side, side)
+        count = views.tile[0] * views.tile[1] * views.tiles
         if count in done:  # a fixed resolution has one point
             continue
         done.add(count)
@@ -117,8 +117,8 @@ def _tower(
                 last, extended = points[-1][2], extended + 1
                 continue
             call = prompt(model, numbers, [Request(width=side, height=side, prompt_tokens=8)] * b, device)
-            features = {k: call[k] for k in ("pixel_values", "image_grid_thw") if k in call}
-            last = timed(lambda: model.model.get_image_features(**features), device, repeats).median  # noqa: B023
+            features = partial(model.model.get_image_features, **tower_inputs(call))
+            last = timed(features, device, repeats).median
             points.append([count, b, last])
     return points, extended
 

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -158,11 +158,11 @@ class Table:
 
     def tower_ms(self, plan: Schedule, images: float) -> float:
         """Interpolated over an image's tokens; blocks that see fewer take their share of the time by FLOPs."""
-        whole = plan_of((), self.anatomy, _square(self.anatomy, plan), None)
-        tokens = plan.grid[0] * plan.grid[1] * plan.tiles
+        tile = plan.grid[0] * plan.grid[1]
+        every = (tile,) * len(plan.attention)
+        whole = replace(plan, attention=every, mlp=every)
         share = tower_flops(self.anatomy, plan) / max(tower_flops(self.anatomy, whole), 1.0)
-        full = plan.attention[-1] == plan.attention[0]
-        return self._tower.at(tokens, images) * (1.0 if full else min(1.0, share))
+        return self._tower.at(tile * plan.tiles, images) * share
 
     def layer_ms(self, tokens: float, batch: float) -> float:
         return self._layer.at(tokens, batch)
@@ -228,11 +228,6 @@ def _line(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
         slope = min(max(slope, 0.0), 1.0)
         return ys[0] * (x / xs[0]) ** slope
     return math.exp(math.log(ys[i - 1]) + slope * (math.log(x) - a))
-
-
-def _square(anatomy: Anatomy, plan: Schedule) -> Request:
-    unit = anatomy.image.patch * anatomy.image.merge
-    return Request(width=plan.grid[1] * unit, height=plan.grid[0] * unit)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def _watch(card: Any) -> Any:
 def _measure(order: dict[str, Any], device: Any, card: Any, held: list[Any]) -> dict[str, Any]:
     import torch
 
-    from autotc.adapter import anatomy
+    from autotc.adapter import resolve_model
     from autotc.apply import compress
     from autotc.device.building import prompt, random_model
     from autotc.device.clock import timed
@@ -143,7 +143,7 @@ def _measure(order: dict[str, Any], device: Any, card: Any, held: list[Any]) -> 
     model, on = random_model(
         order["model"], device, torch.bfloat16 if device.type == "cuda" else torch.float32
     )
-    inputs = prompt(model, anatomy(model), requests, device)
+    inputs = prompt(model, resolve_model(order["model"]).anatomy, requests, device)
     new = max(r.new_tokens for r in requests)
     applied = (
         nullcontext() if policy is None else compress(model, policy.model_copy(update={"status": "verified"}))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from typer.testing import CliRunner
 
 from autotc.adapter import anatomy
 from autotc.cli import app
+from autotc.cost import schedule
 from autotc.device import table, trial
 from autotc.device.building import from_numbers, prompt
 from autotc.device.clock import Times
@@ -22,10 +27,14 @@ from autotc.device.timing import Table, predict
 from autotc.errors import SpecError, UnsupportedError
 from autotc.kernels import bench
 from autotc.policy import Number
+from autotc.processing import load_model
 from autotc.proxies import proxy_folder
 from autotc.workload import Request
+from tests.anyres_fixtures import anyres_folder
 from tests.apply import tiny
+from tests.evaluate_fixtures import internvl_folder, picture
 
+TILED = [internvl_folder, partial(anyres_folder, "llava_next"), partial(anyres_folder, "llava_onevision")]
 SMALL = Request(width=56, height=56, prompt_tokens=8, new_tokens=3)
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is wanted")
 
@@ -77,11 +86,13 @@ def test_a_model_is_built_from_its_numbers(kind: str) -> None:
         assert model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, pad_token_id=0).shape[1] > 2
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize(
+    "kind", ["qwen2_5_vl", "llava", "qwen3_vl", "internvl", "llava_next", "llava_onevision"]
+)
 def test_prompts_fit_their_model(kind: str) -> None:
     model = tiny.model(kind)
     numbers = anatomy(model)
-    requests = [Request(width=24, height=24, prompt_tokens=9), Request(width=24, height=16, prompt_tokens=5)]
+    requests = [Request(width=24, height=24, prompt_tokens=9), Request(width=70, height=20, prompt_tokens=5)]
     inputs = prompt(model, numbers, requests, torch.device("cpu"))
     expected = [numbers.visual_tokens(r.width, r.height) for r in requests]
     assert (inputs["input_ids"] == tiny.IMAGE).sum(1).tolist() == expected
@@ -89,6 +100,58 @@ def test_prompts_fit_their_model(kind: str) -> None:
     assert inputs["attention_mask"].sum(1).tolist() == lengths
     with torch.inference_mode():
         assert model(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("folder", TILED)
+def test_tiled_prompts_have_the_layout_of_the_family_s_processor(folder: Callable[[], Path]) -> None:
+    """Images of these sizes through the image processor of the folder give tensors of the same names and shapes."""
+    model, processor = load_model(folder())
+    sizes = [(84, 84), (150, 60), (40, 170)]
+    theirs = processor.inputs([[picture(i, *size)] for i, size in enumerate(sizes)], ["left ?"] * len(sizes))
+    requests = [Request(width=w, height=h, prompt_tokens=9) for w, h in sizes]
+    mine = prompt(model, anatomy(str(folder())), requests, torch.device("cpu"))
+    assert set(mine) == set(theirs) - {"batch_num_images"}
+    assert mine["pixel_values"].shape == theirs["pixel_values"].shape
+    if "image_sizes" in theirs:
+        assert mine["image_sizes"].tolist() == theirs["image_sizes"].tolist()
+        unused = theirs["pixel_values"].abs().amax((2, 3, 4)) == 0  # tiles that only make up the batch
+        assert unused.any() and torch.equal(mine["pixel_values"].abs().amax((2, 3, 4)) == 0, unused)
+    image = model.config.image_token_id
+    assert torch.equal((mine["input_ids"] == image).sum(1), (theirs["input_ids"] == image).sum(1))
+
+
+def test_several_images_of_a_prompt_are_not_cut_where_the_family_does_not() -> None:
+    model = tiny.model("llava_onevision")
+    numbers, pair = anatomy(model), Request(images=2, width=70, height=20, prompt_tokens=9)
+    inputs = prompt(model, numbers, [pair, Request(width=70, height=20)], torch.device("cpu"))
+    assert inputs["batch_num_images"].tolist() == [2, 1]
+    assert (inputs["input_ids"][0] == tiny.IMAGE).sum() == 2 * numbers.visual_tokens(70, 20, 2)
+    with torch.inference_mode():
+        assert model(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("folder", TILED)
+def test_tiled_families_are_measured(folder: Callable[[], Path]) -> None:
+    """A trial with a policy, and a table, of a model that cuts images into tiles."""
+    model, on = table.random_model(str(folder()), torch.device("cpu"), torch.float32)
+    numbers = anatomy(model)
+    cut = tiny.policy(model, {"site": "decoder", "layer": 2, "reducer": "fastv", "keep": 0.25})
+    request = Request(width=150, height=60, prompt_tokens=9, new_tokens=2)
+    order = {"model": str(folder()), "policy": cut.model_dump(mode="json", by_alias=True, exclude_none=True)}
+    order |= {"requests": [asdict(request)] * 2, "device": "cpu", "repeats": 3, "energy": False}
+    found = trial._child(order)
+    assert {n["name"] for n in found["numbers"]} > {"latency_ms", "end_to_end_ms"}
+    small = {**table.SMALL, "images": (32, 150)}
+    entry = table.measure(model, on, torch.device("cpu"), repeats=3, **small)
+    tokens = {
+        numbers.image.views(side, side).tiles * math.prod(numbers.image.grid(side, side))
+        for side in (32, 150)
+    }
+    assert {point[0] for point in entry["tower_ms"]} == tokens
+    data = table.joined({}, "cpu", 2.0**34, torch.device("cpu"), {numbers.id: entry}, None)
+    plan = schedule(None, numbers, numbers.image.views(150, 150))
+    largest = {point[1]: point[2] for point in entry["tower_ms"] if point[0] == max(tokens)}
+    assert Table(numbers, data).tower_ms(plan, 2) == pytest.approx(largest[2])
 
 
 def test_a_table_is_measured_read_and_predicts_its_own_points(tmp_path: Path) -> None:
