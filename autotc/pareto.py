@@ -152,6 +152,29 @@ def _own(point: FloatArray, others: FloatArray, corner: FloatArray) -> float:
     return float(np.prod(corner - point)) - _volume(clipped[non_dominated(clipped)], corner)
 
 
+def spread_out(points: npt.ArrayLike, count: int) -> list[int]:
+    """Return the indices of `count` points that lie far apart: one by one, the most crowded is left out.
+
+    Crowding is that of NSGA-II (Deb et al., 2002): in each objective the distance between a point's two neighbours
+    as a share of the range, summed; the ends of each objective count as infinitely far.
+
+    Args:
+        points: (N, M), each finite.
+        count: how many to keep.
+    """
+    values = np.asarray(points, dtype=np.float64)
+    left = list(range(len(values)))
+    while len(left) > count:
+        distance = np.zeros(len(left))
+        for column in values[left].T:
+            order = np.argsort(column, kind="stable")
+            span = (column[order[-1]] - column[order[0]]) or 1.0
+            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
+            distance[order[[0, -1]]] = np.inf
+        del left[int(np.argmin(distance))]
+    return left
+
+
 def knee(points: npt.ArrayLike, maximise: bool | Sequence[bool] = False) -> int:
     """Return the index of the knee: the front member farthest, towards better, from its ends' line.
 

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotc.pareto import cheapest_within_noise, hypervolume, hypervolume_history, knee, non_dominated
+from autotc.pareto import (
+    cheapest_within_noise,
+    hypervolume,
+    hypervolume_history,
+    knee,
+    non_dominated,
+    spread_out,
+)
 
 # few distinct values, so that ties and duplicates are common
 COORDINATE = st.integers(0, 6).map(float) | st.just(math.nan)
@@ -174,3 +181,10 @@ def test_the_history_of_a_hypervolume_is_that_of_its_prefixes() -> None:
     history = hypervolume_history(points, (1, 1))
     assert history == pytest.approx([hypervolume(points[: i + 1], (1, 1)) for i in range(40)])
     assert history[-1] > history[5] > 0
+
+
+def test_spread_out_keeps_the_ends_and_drops_the_crowded() -> None:
+    line = [(0.0, 9.0), (0.1, 8.9), (4.0, 5.0), (4.1, 4.9), (9.0, 0.0)]
+    assert spread_out(line, 5) == [0, 1, 2, 3, 4]
+    assert set(spread_out(line, 3)) - {2, 3} == {0, 4}
+    assert spread_out(np.array(line) * [1e6, 1.0], 3) == spread_out(line, 3)

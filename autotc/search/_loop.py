@@ -19,8 +19,8 @@ from autotc.search._fidelity import Sight
 from autotc.search._ledger import Ledger, age_s
 from autotc.search._patience import held
 from autotc.search._racing import dominated, gap
-from autotc.search._session import SURVIVABLE, Board, Entry, Session, values
-from autotc.search.objectives import COST, FAILED, QUALITY, broken
+from autotc.search._session import SURVIVABLE, Board, Entry, Session
+from autotc.search.objectives import FAILED, QUALITY, broken, point, told
 from autotc.store import TrialRow
 
 ORPHAN_S = 10.0  # a trial without a policy is adopted when its asker has been silent for so long
@@ -53,13 +53,15 @@ class Loop:
     ) -> None:
         self.session, self.ledger, self.worker, self.lease_s = session, ledger, worker, lease_s
         self._reserve_s, self.alive, self.leave = reserve_s, alive, leave
-        self.board = Board()
+        self.board = Board(objectives=session.objectives)
         self._results: dict[str, TrialRow] = {}
         self._references: dict[tuple[object, ...], Policy] = {}
         self._seen: set[int] = set()
         self._reaped = -lease_s
         spec = session.spec
-        self._choose = Chooser(spec.strategy, session.space, spec.seed) if spec.compared else None
+        self._choose = (
+            Chooser(spec.strategy, session.space, spec.seed, session.objectives) if spec.compared else None
+        )
 
     def run(self) -> bool:
         """Run trials; return whether the study has all of its trials."""
@@ -100,9 +102,9 @@ class Loop:
                 self.board.full = quality.value
             return
         self.board.finished += 1
-        if quality is not None and self.session.feasible(row):
-            entry = Entry(row.id, row.number or 0, row.policy.id, quality.value, row.costs[COST.name])
-            self.board.entries.append(entry)
+        values = point(row, self.session.objectives)
+        if values is not None and self.session.feasible(row):
+            self.board.entries.append(Entry(row.id, row.number or 0, row.policy.id, values))
 
     def _reap(self) -> None:
         now = time.monotonic()
@@ -169,11 +171,11 @@ class Loop:
     def _tell_stored(self, frozen: FrozenTrial, row: TrialRow) -> None:
         if row.finished is not None and self._fresh(row):
             return  # its worker is about to tell
-        quality = row.number_of(QUALITY.name, "search")
-        told = None if quality is None else quality.value
+        figures: dict[str, float | None] = {n.name: n.value for n in row.numbers if n.split == "search"}
         if row.state == "screened" and self.session.screen is not None:
-            told = _fidelity.told(row.numbers, self.session.screen.line)
-        self.ledger.tell(self.ledger.handle(frozen), values(told, row.costs), row.violations)
+            figures[QUALITY.name] = _fidelity.told(row.numbers, self.session.screen.line)
+        values = told(figures, row.costs, self.session.objectives)
+        self.ledger.tell(self.ledger.handle(frozen), values, row.violations)
 
     @staticmethod
     def _fresh(row: TrialRow) -> bool:
@@ -212,12 +214,12 @@ class Loop:
         begin = time.monotonic()
         try:
             with held(session.store, trial_id, self.worker, self.lease_s):
-                sight, rival = self._look(policy, costs[COST.name])
+                sight, rival = self._look(policy, costs)
                 if sight is not None and rival is not None and sight.high < rival.quality:
                     self._screen_out(trial, trial_id, sight, rival, costs, violations, begin)
                     return
-                run = partial(self._race, policy, costs[COST.name])
-                outcomes, reason, told = session.insist(trial_id, run)
+                run = partial(self._race, policy, costs)
+                outcomes, reason, quality = session.insist(trial_id, run)
         except SURVIVABLE as error:
             why = {"state": "failed", "reason": session.failed(error)}
             self._finish(trial, trial_id, None, costs, {**violations, FAILED: 1.0}, why)
@@ -233,15 +235,20 @@ class Loop:
             "seconds": time.monotonic() - begin,
         }
         session.keep(trial_id, outcomes)
-        quality = _value(numbers) if told is None else told
+        quality = _value(numbers) if quality is None else quality
         self._finish(trial, trial_id, quality, costs, session.violations(costs), done)
 
-    def _look(self, policy: Policy, cost: float) -> tuple[Sight | None, Entry | None]:
+    def _incumbent(self, costs: dict[str, Any]) -> Entry | None:
+        return self.board.incumbent(*(m.of(costs) for m in self.session.objectives if m.on_cost))
+
+    def _look(self, policy: Policy, costs: dict[str, Any]) -> tuple[Sight | None, Entry | None]:
         """Return what the proxy says of a policy, and the trial it would have to beat."""
         screening, full = self.session.screening, self.board.full
-        rival = self.board.incumbent(cost)
-        if screening is None or full is None or rival is None:
-            return None, rival
+        if screening is None or full is None:
+            return None, None
+        rival = self._incumbent(costs)
+        if rival is None:
+            return None, None
         with self.session.clock.part("screen"):
             return screening.look(policy, full), rival
 
@@ -285,7 +292,7 @@ class Loop:
         }
         self._finish(trial, trial_id, _value(numbers), {**twin.costs, **measured.costs}, violations, done)
 
-    def _race(self, policy: Policy, cost: float) -> tuple[Outcomes, str | None, float | None]:
+    def _race(self, policy: Policy, costs: dict[str, Any]) -> tuple[Outcomes, str | None, float | None]:
         """Evaluate on more and more examples.
 
         Returns:
@@ -301,7 +308,7 @@ class Loop:
             outcomes = more if outcomes is None else outcomes + more
             if total == steps[-1]:
                 break
-            best = self.board.incumbent(cost)
+            best = self._incumbent(costs)
             if best is None:
                 continue
             rival = session.outcomes(best.trial_id, "search")
@@ -327,7 +334,9 @@ class Loop:
             kept = patiently(finish)
         if kept:
             with session.clock.part("tell"):
-                patiently(lambda: self.ledger.tell(trial, values(quality, costs), violations))
+                figures = {n.name: n.value for n in done.get("numbers", ()) if n.split == "search"}
+                values = told({**figures, QUALITY.name: quality}, costs, session.objectives)
+                patiently(lambda: self.ledger.tell(trial, values, violations))
         else:  # another worker took this one for dead and was faster: the first result counts, and is told
             session.forget(trial_id, "search")
         with session.clock.part("store"):

@@ -8,14 +8,15 @@ from functools import partial
 import numpy as np
 
 from autotc.export import Member, member
-from autotc.pareto import non_dominated
+from autotc.pareto import non_dominated, spread_out
 from autotc.search._claims import Claim
 from autotc.search._comparisons import BASELINES, called, claims, detectable, disagreement, quality, rivals
 from autotc.search._session import SURVIVABLE, Board, Session
-from autotc.search.objectives import COST, QUALITY
+from autotc.search.objectives import COST, QUALITY, point
 from autotc.store import TrialRow
 
 MOST_CANDIDATES = 12
+MOST_MEMBERS = 24
 FIRST = ("uncompressed", *BASELINES)
 PRESETS_ON_SELECTION = 4  # the likeliest rivals; the other presets follow while there is time
 MOST_OF_TIME = 0.6
@@ -41,8 +42,7 @@ class Report:
     def reserve_s(self, board: Board) -> float:
         """Return the seconds that selection and held-out are expected to take."""
         spec, clock = self.session.spec, self.session.clock
-        points = board.points()
-        front = int(non_dominated(points, maximise=(True, False)).sum()) if len(points) else 0
+        front = min(MOST_MEMBERS, board.on_front())
         candidates = min(MOST_CANDIDATES, front + 2)
         runs = (candidates + len(FIRST) + PRESETS_ON_SELECTION) * spec.selection_examples
         runs += (front + len(FIRST) + 1) * spec.heldout_examples
@@ -75,12 +75,22 @@ class Report:
         left = _distinct([r for r in rows if self.session.feasible(r)])
         found: list[TrialRow] = []
         while left and len(found) < MOST_CANDIDATES:
-            layer = _front(left, "search")
-            if found and len(found) + len(layer) > MOST_CANDIDATES:
+            layer = self._front(left, "search")
+            if not layer or (found and len(found) + len(layer) > MOST_CANDIDATES):
                 break
-            found += layer
             left = [r for r in left if r not in layer]
+            found += self._apart(layer)
         return found
+
+    def _apart(self, layer: list[TrialRow]) -> list[TrialRow]:
+        """Return at most `MOST_MEMBERS` of a front: with many objectives nearly every trial is on it."""
+        if len(layer) <= MOST_MEMBERS:
+            return layer
+        self.session.notes.append(
+            f"{len(layer)} trials are on the front of the search examples; the {MOST_MEMBERS} that lie farthest apart "
+            "are confirmed on other examples."
+        )
+        return [layer[i] for i in spread_out(self._points(layer, "search"), MOST_MEMBERS)]
 
     def front(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
         """Return the front on selection (on search before that), within the limits, cheapest first."""
@@ -88,7 +98,7 @@ class Report:
         for split in ("selection", "search"):
             measured = [r for r in trials if r.number_of(QUALITY.name, split) is not None]
             if measured:
-                return sorted(_front(measured, split), key=lambda r: r.costs[COST.name])
+                return sorted(self._front(measured, split), key=lambda r: r.costs[COST.name])
         return []
 
     def budget(self) -> dict[str, float | str]:
@@ -142,6 +152,17 @@ class Report:
         if skipped:
             session.notes.append(f"time was up before {', '.join(skipped)} could be measured on {split}")
 
+    def _front(self, rows: Sequence[TrialRow], split: str) -> list[TrialRow]:
+        """Return the rows on the front; one without some objective's figure is not."""
+        mask = non_dominated(self._points(rows, split), [m.maximise for m in self.session.objectives])
+        return [r for r, on in zip(rows, mask, strict=True) if on]
+
+    def _points(self, rows: Sequence[TrialRow], split: str) -> np.ndarray:
+        objectives = self.session.objectives
+        missing = (np.nan,) * len(objectives)
+        found = [point(r, objectives, split) or missing for r in rows]
+        return np.array(found).reshape(-1, len(objectives))
+
     # --- what it says ---
 
     def members(self) -> tuple[tuple[Member, ...], tuple[Member, ...], str]:
@@ -184,11 +205,6 @@ class Report:
                 -quality(r, "search"),
             ),
         )
-
-
-def _front(rows: Sequence[TrialRow], split: str) -> list[TrialRow]:
-    points = np.array([[quality(r, split), r.costs[COST.name]] for r in rows])
-    return [r for r, on in zip(rows, non_dominated(points, maximise=(True, False)), strict=True) if on]
 
 
 def _distinct(rows: Sequence[TrialRow]) -> list[TrialRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -13,13 +14,14 @@ from autotc._process import ProcessLost
 from autotc.cost import Cost, estimate
 from autotc.device.gauge import Gauge
 from autotc.errors import SpecError, StoreError, UnsupportedError
+from autotc.metrics import Metric
 from autotc.pareto import non_dominated
 from autotc.policy import Number, Policy
 from autotc.search._clock import Clock
 from autotc.search._fidelity import Screen, Screening
 from autotc.search._patience import Patience
 from autotc.search._racing import rungs
-from autotc.search.objectives import COST, QUALITY, violations
+from autotc.search.objectives import OBJECTIVES, QUALITY, violations
 from autotc.search.space import Space
 from autotc.search.spec import SearchSpec
 from autotc.store import Store, TrialRow
@@ -52,7 +54,7 @@ class Progress:
         done, total: of that phase.
         trials, trials_total: finished trials of the study.
         front: policies on the front so far.
-        best_quality: the best quality so far within the limits, None before the first.
+        best_quality: the best quality so far within the limits, None before the first, or where it is no objective.
         left_s: estimated seconds to the end, None while unknown.
     """
 
@@ -101,6 +103,16 @@ class Session:
     _evaluator: Evaluates | None = None
     _kept: dict[tuple[int, str], Outcomes] = field(default_factory=dict)
 
+    @cached_property
+    def objectives(self) -> tuple[Metric, ...]:
+        """What the search aims at."""
+        return self.spec.all_objectives()
+
+    @property
+    def races(self) -> bool:
+        """Whether trials may be stopped early: quality is all that is measured, and compared by example."""
+        return [m for m in self.objectives if not m.on_cost] == [QUALITY]
+
     @property
     def evaluator(self) -> Evaluates:
         """The evaluator, made at its first use."""
@@ -111,7 +123,7 @@ class Session:
     @property
     def screening(self) -> Screening | None:
         """What looks at proposals first, made at its first use; None where nothing does."""
-        if self._screening is None and self.screen is not None:
+        if self._screening is None and self.screen is not None and self.races:
             self._screening = Screening(self.screen, self.spec.workers)
         return self._screening
 
@@ -160,7 +172,7 @@ class Session:
 
     def rungs(self) -> list[int]:
         """Return the totals of search examples at which a trial may be stopped."""
-        return rungs(self.available("search", self.spec.examples), self.spec.from_presets)
+        return rungs(self.available("search", self.spec.examples), self.spec.from_presets and self.races)
 
     def evaluate_fully(self, policy: Policy, split: str, n: int) -> Outcomes:
         """Run a policy on the first n examples; on search in the increments of a race, to share prefills."""
@@ -226,7 +238,7 @@ class Session:
     def report(self, phase: str, done: int, total: int, left_s: float | None, board: Board) -> None:
         """Tell the caller how far the run is."""
         if self.progress is not None:
-            points = board.points()
+            best = board.best(QUALITY)
             self.progress(
                 Progress(
                     phase,
@@ -234,8 +246,8 @@ class Session:
                     total,
                     board.finished,
                     self.spec.trials,
-                    int(non_dominated(points, maximise=(True, False)).sum()) if len(points) else 0,
-                    float(points[:, 0].max()) if len(points) else None,
+                    board.on_front(),
+                    best,
                     left_s,
                 )
             )
@@ -243,13 +255,22 @@ class Session:
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial that was evaluated on all search examples."""
+    """A trial that was evaluated on all search examples; `values` are those of the objectives, figures first."""
 
     trial_id: int
     number: int
     policy_id: str
-    quality: float
-    cost: float
+    values: tuple[float, ...]
+
+    @property
+    def quality(self) -> float:
+        """The first figure: in a search that races, its quality."""
+        return self.values[0]
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """What follows it: in a search that races, the costs."""
+        return self.values[1:]
 
 
 @dataclass
@@ -260,23 +281,35 @@ class Board:
         entries: evaluated on all search examples, within the limits.
         finished: trials finished in any way.
         full: quality of the uncompressed model on the search split, None before it is known.
+        objectives: of the search.
     """
 
     entries: list[Entry] = field(default_factory=list)
     finished: int = 0
     full: float | None = None
+    objectives: tuple[Metric, ...] = OBJECTIVES
 
     def points(self) -> np.ndarray:
-        """Return (quality, exact cost) of the entries, (n, 2)."""
-        return np.array([[e.quality, e.cost] for e in self.entries]).reshape(-1, 2)
+        """Return the objectives' values of the entries, (n, objectives)."""
+        return np.array([e.values for e in self.entries]).reshape(-1, len(self.objectives))
 
-    def incumbent(self, cost: float) -> Entry | None:
-        """Return the best entry that costs no more, None where there is none."""
-        cheaper = [e for e in self.entries if e.cost <= cost]
-        return max(cheaper, key=lambda e: (e.quality, -e.cost)) if cheaper else None
+    def on_front(self) -> int:
+        """Return how many entries are on the front."""
+        return int(non_dominated(self.points(), [m.maximise for m in self.objectives]).sum())
 
+    def best(self, metric: Metric) -> float | None:
+        """Return the largest value of an objective, None where it is none or there are no entries."""
+        if metric not in self.objectives or not self.entries:
+            return None
+        return float(self.points()[:, self.objectives.index(metric)].max())
 
-def values(quality: float | None, costs: dict[str, Any]) -> tuple[float, float]:
-    """Return what Optuna is told: quality (pessimistic where there is none) and exact cost."""
-    told = QUALITY.pessimistic if quality is None else quality
-    return float(told if told is not None else 0.0), float(costs[COST.name])
+    def incumbent(self, *costs: float) -> Entry | None:
+        """Return the best entry that costs no more, None where there is none.
+
+        Args:
+            costs: one for each cost among the objectives of a search that races.
+        """
+        cheaper = [
+            e for e in self.entries if all(mine <= limit for mine, limit in zip(e.costs, costs, strict=True))
+        ]
+        return max(cheaper, key=lambda e: (e.quality, [-c for c in e.costs])) if cheaper else None

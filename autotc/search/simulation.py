@@ -154,7 +154,7 @@ def _raced(costs: np.ndarray, outcomes: Sequence[Outcomes], alpha: float) -> np.
         for total in steps:
             seen[number] = total
             if total == steps[-1]:
-                board.entries.append(Entry(number, number, str(number), float(whole.correct.mean()), cost))
+                board.entries.append(Entry(number, number, str(number), (float(whole.correct.mean()), cost)))
             elif best and dominated(whole.take(slice(0, total)), outcomes[best.trial_id], alpha):
                 break
     return seen

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from autotc.constraints import Constraint, parse_constraints
 from autotc.deploy import Deploy, check_reducers
 from autotc.errors import SpecError
+from autotc.metrics import OBJECTIVES, Metric, parse_objectives
 from autotc.reducer import reducers as registry
 from autotc.registry import nearest
 from autotc.search.objectives import limits
@@ -55,7 +56,7 @@ RUN_ONLY = frozenset(
     }
 )
 # Options that came later: studies stored without them had these.
-_BEFORE = {"deploy": "hf"}
+_BEFORE = {"deploy": "hf", "objectives": []}
 _MEANS_NOTHING = RUN_ONLY | {"asked_workload"}  # the workload itself is compared, not how it was worded
 PROXY_TIMEOUT_S = 270.0
 
@@ -75,6 +76,7 @@ class SearchSpec(BaseModel):
     max_tflops: float | None = Field(default=None, gt=0)
     flops_convention: Literal["literature", "exact"] = "literature"
     max_memory_gib: float | None = Field(default=None, gt=0)
+    objectives: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     workload: str | None = None
     data: str | None = None
@@ -130,6 +132,12 @@ class SearchSpec(BaseModel):
         """Whether the strategy is given presets as its first points, and has losers stopped early."""
         return self.strategy == "default" or self.strategy in RIVALS
 
+    @field_validator("objectives")
+    @classmethod
+    def _objectives_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        found = parse_objectives(names)
+        return () if found == OBJECTIVES else tuple(m.name for m in found)
+
     @field_validator("reducers")
     @classmethod
     def _reducers_are_known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -184,6 +192,10 @@ class SearchSpec(BaseModel):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: not a TOML file: {error}") from error
         return cls.from_options({**data, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
+
+    def all_objectives(self) -> tuple[Metric, ...]:
+        """Return what the search aims at."""
+        return parse_objectives(self.objectives)
 
     def all_constraints(self) -> tuple[Constraint, ...]:
         """Return the limits set by options of their own, and the constraints given as strings.

@@ -91,8 +91,7 @@ class Result:
         profile: where the time of this run went.
         notes: plain lines about this run.
         next: commands to type next.
-        recommendation: the knee among the members that meet the constraints, or the nearest one; None without a
-            front.
+        recommendation: what `autotc export` would take from the front; None without one.
     """
 
     study: str
@@ -193,9 +192,9 @@ class Study:
             gauge=setting.gauge,
         )
         self._report = Report(self._session)
-        self._board = Board()
+        self._board = Board(objectives=self._session.objectives)
         if spec.compared:  # a space that the strategy cannot search is refused before anything runs
-            Chooser(spec.strategy, self.space, spec.seed)
+            Chooser(spec.strategy, self.space, spec.seed, self._session.objectives)
 
     @cached_property
     def power(self) -> str:
@@ -388,7 +387,9 @@ class Study:
 
 def open_ledger(store: Store, name: str, spec: SearchSpec) -> Ledger:
     """Return Optuna's side of a study, in the store's database."""
-    return Ledger(store.url, store.url_shown, name, spec.sampler, spec.seed, spec.workers)
+    return Ledger(
+        store.url, store.url_shown, name, spec.sampler, spec.seed, spec.workers, spec.all_objectives()
+    )
 
 
 def worker_name() -> str:

@@ -160,7 +160,7 @@ def _race(
                 return max(0.0, best.quality - gap(part, incumbents[best.trial_id])), total, False
     number = len(incumbents)
     incumbents[number] = outcomes
-    board.entries.append(Entry(number, number, str(number), float(right.mean()), answers.cost))
+    board.entries.append(Entry(number, number, str(number), (float(right.mean()), answers.cost)))
     return float(right.mean()), len(right), True
 
 
