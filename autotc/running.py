@@ -18,6 +18,7 @@ from autotc.calibration import named, verdict
 from autotc.errors import ModelError, UnsupportedError
 from autotc.export import write_text
 from autotc.pairs import Pair, screen_for
+from autotc.price import prices
 from autotc.progress import SearchProgress, duration
 from autotc.proxies import proxy_folder
 from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
@@ -292,13 +293,10 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
     """Print the front, what it is compared with, and what to type next."""
     headings = {"finished": "Finished", "stopped": "Time is up", "interrupted": "Interrupted"}
     console.print()
-    view = (
-        FrontView.read(Store(storage), result.study, None, None)
-        if result.trials or result.references
-        else None
-    )
+    store = Store(storage)
+    view = FrontView.read(store, result.study, None, None) if result.trials or result.references else None
     if view is not None:
-        view.print()
+        view.print(prices(store, result.study, view.within))
     console.print()
     for line in (*(claim.text for claim in result.claims), *result.no_claims):
         console.print(escape(line), soft_wrap=True)

@@ -169,6 +169,7 @@ def front(
     as_json: Json = False,
 ) -> None:
     """Print the Pareto front of a study; nothing is run."""
+    from autotc.price import prices
     from autotc.store import Store
     from autotc.tables.fronts import FrontView
 
@@ -180,7 +181,7 @@ def front(
     if as_json:
         print_json([view.as_dict(m) for m in (*view.front, *(view.references if with_references else ()))])
     else:
-        view.print()
+        view.print(prices(store, view.study, view.within))
 
 
 def export(

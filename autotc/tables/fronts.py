@@ -16,7 +16,9 @@ from autotc.errors import SpecError
 from autotc.export import Member, document, members
 from autotc.export import chart as front_chart
 from autotc.export import front as pareto_front
+from autotc.optimism import Optimism, optimism
 from autotc.policy import Policy
+from autotc.price import Price
 from autotc.recommend import Recommendation, insist, recommend
 from autotc.standing import Standing, standings
 from autotc.tables.console import console, figure, grid, percent
@@ -87,6 +89,17 @@ class FrontView:
         """References and presets, cheapest first."""
         return sorted((m for m in self.everything if m.reference), key=lambda m: m.value("tflops_exact"))
 
+    @property
+    def optimism(self) -> Optimism | None:
+        """By how much the front is better on the examples it rests on than on held-out."""
+        return optimism(self.front)
+
+    def within(self, costs: Mapping[str, Any]) -> bool:
+        """Whether costs meet every limit."""
+        named = [] if self.limit is None else [Constraint(f"tflops_{self.convention}", self.limit)]
+        limits = [*named, *(c for c in self.constraints if c.on_cost)]
+        return all(c.violation(costs) <= 0 for c in limits)
+
     def chart(self) -> FrontChart:
         """Return the picture."""
         return front_chart(self.everything, self.front, self.split, self.study, self.caption())
@@ -122,8 +135,8 @@ class FrontView:
             insist(found, self.constraints)
         return document(found.member, self.study, self.workload, found.as_dict()), found
 
-    def print(self) -> None:
-        """Print the front, its references and what to type next."""
+    def print(self, prices: Sequence[Price] = ()) -> None:
+        """Print the front, its references, how far it can be trusted, and what engines cost."""
         console.print(f"[bold]{escape(self.study)}[/]  {self.caption()}")
         if not self.front:
             console.print("No finished trial is within the limit yet.")
@@ -146,6 +159,10 @@ class FrontView:
                 f"costs no more (exact), Holm-corrected for {compared} member{'s' if compared > 1 else ''}.",
                 style="dim",
             )
+        if self.optimism is not None:
+            console.print(escape(self.optimism.text + "."))
+        for price in prices:
+            console.print(escape(price.text + "."))
         console.print(escape(self.recommend().text))
 
     def _row(self, table: Table, m: Member, style: str | None = None) -> None:
@@ -177,8 +194,9 @@ class FrontView:
 
     def as_dict(self, m: Member) -> dict[str, Any]:
         """Return a member as JSON data, with its standing on held-out where it was measured there."""
-        standing = self.standings.get(m.trial)
-        return m.as_dict() if standing is None else {**m.as_dict(), "standing": standing.as_dict()}
+        standing, own = self.standings.get(m.trial), None if m.reference else optimism([m])
+        found = m.as_dict() if standing is None else {**m.as_dict(), "standing": standing.as_dict()}
+        return found if own is None else {**found, "optimism": own.as_dict()}
 
 
 def exported(path: Path, policy: Policy, why: Recommendation) -> None:
