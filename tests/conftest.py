@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.postgres import HINT, postgres, postgres_url  # noqa: F401 - fixtures for all tests
+from tests.postgres import HINT, database_url, postgres, postgres_url  # noqa: F401 - fixtures for all tests
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

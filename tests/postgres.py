@@ -225,3 +225,11 @@ def postgres_url(postgres: Server) -> Iterator[str]:
     if not postgres.running:
         postgres.start()
     postgres.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/autotc.db"
+    return request.getfixturevalue("postgres_url")

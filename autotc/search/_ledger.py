@@ -47,8 +47,8 @@ def storing(shown: str) -> Iterator[None]:
     """Turn Optuna's storage errors into ours."""
     try:
         yield
-    except optuna.exceptions.StorageInternalError as error:
-        cause = error.__cause__
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
         kind = StoreAway if away(cause) else StoreError
         raise kind(f"{shown}: {getattr(cause, 'orig', None) or cause or error}") from error
 
@@ -99,7 +99,7 @@ class Ledger:
                 sampler=samplers.make(sampler, seed, workers),
                 load_if_exists=True,
             )
-        self._memory = optuna.create_study(directions=self.study.directions)
+            self._memory = optuna.create_study(directions=self.study.directions)
         self._copied: set[int] = set()
         self._points: list[dict[str, Any]] = []
 

@@ -30,6 +30,7 @@ class Database:
         self._url = engine.parse_url(url)
         self.engine: Engine = engine.make_engine(self._url, read_only)
         self._writer = self.engine.execution_options(autotc_write=True)
+        self._reader = engine.snapshots(self.engine)
         self._current = False
         if check:
             self._ready()
@@ -113,7 +114,7 @@ class Database:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with engine.explained(self._url), self.engine.connect() as connection:
+        with engine.explained(self._url), self._reader.connect() as connection:
             yield connection
 
     @contextmanager

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from autotc.errors import StoreAway, StoreError
 
 DEFAULT_URL = "sqlite:///autotc.db"
 BUSY_SECONDS = 30
+LARGEST_ID = 2**31 - 1  # of PostgreSQL's integers
 # a peer that is gone without a word is noticed within a minute, and no transaction outlives its worker by more
 KEEPALIVE = {
     "connect_timeout": 10,
@@ -33,6 +35,7 @@ KEEPALIVE = {
     "tcp_user_timeout": 60_000,
     "options": "-c idle_in_transaction_session_timeout=60s",
 }
+_NOT_ALLOWED = "42501"  # PostgreSQL's insufficient_privilege
 _SECRET_KEYS = ("password", "sslpassword")
 _SCHEMA_LOCK = 0x6175746F7463  # "autotc": the advisory lock under which a schema is changed
 
@@ -148,6 +151,23 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def snapshots(engine: Engine) -> Engine:
+    """Return the engine for reads of several statements, which all see the database as it is at the first one.
+
+    SQLite's transactions do anyway; PostgreSQL's by default see with every statement what others have finished.
+    """
+    if engine.dialect.name == "sqlite":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ")
+
+
+def clock(connection: Connection) -> datetime:
+    """Return the time by which leases run: of all workers of a database the same, whatever their own clocks say."""
+    if connection.dialect.name == "sqlite":
+        return datetime.now(UTC)
+    return connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+
+
 def prepare_for_writing(engine: Engine) -> None:
     """Switch a SQLite file to write-ahead logging, so that readers and one writer do not block each other."""
     if engine.dialect.name != "sqlite":
@@ -215,6 +235,8 @@ def explained(url: URL) -> Iterator[None]:
 
 def away(error: BaseException | None) -> bool:
     """Return whether an error says that the database does not answer now, and may in a moment."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     code = getattr(error.orig, "sqlite_errorname", None)
@@ -250,5 +272,10 @@ def _explain(error: BaseException | None, url: URL) -> str:
         return f"reading or writing failed ({code}): the disk may be full or failing (folder {folder})."
     reason = " ".join(str(error).split()).rstrip(" .?")
     if file is None and url.get_backend_name() == "postgresql":
+        if getattr(error, "sqlstate", None) == _NOT_ALLOWED:
+            return (
+                f"PostgreSQL says: {reason}. The user must be allowed to make tables in the database: ALTER DATABASE "
+                f"{url.database} OWNER TO {url.username}"
+            )
         return f"PostgreSQL says: {reason}. Check that it runs, the address, the user and the password."
     return f"the database refused: {reason}"

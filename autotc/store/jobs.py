@@ -51,7 +51,7 @@ class Jobs(Database):
 
     def job(self, job_id: int) -> JobRow | None:
         """Return one job, or None."""
-        if not self._ready():
+        if job_id > engine.LARGEST_ID or not self._ready():
             return None
         with self._read() as connection:
             row = connection.execute(select(*_JOB).where(Job.id == job_id)).first()
@@ -84,6 +84,8 @@ class Jobs(Database):
         Raises:
             SpecError: there is no such job.
         """
+        if job_id > engine.LARGEST_ID:
+            raise SpecError(self._no_job(job_id))
         with self._write() as connection:
             now = datetime.now(UTC)
             queued = update(Job).where(Job.id == job_id, Job.state == "queued")
@@ -92,8 +94,11 @@ class Jobs(Database):
             connection.execute(running.values(state="stopping"))
             row = connection.execute(select(*_JOB).where(Job.id == job_id)).first()
         if row is None:
-            raise SpecError(f"there is no job {job_id} in {self.url_shown}. See: autotc jobs")
+            raise SpecError(self._no_job(job_id))
         return _job(row)
+
+    def _no_job(self, job_id: int) -> str:
+        return f"there is no job {job_id} in {self.url_shown}. See: autotc jobs"
 
     # --- tokens ---
 

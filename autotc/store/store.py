@@ -242,7 +242,7 @@ class Store(Calibrations, Jobs):
             StoreError: no such trial.
         """
         found = []
-        if self._ready():
+        if trial_id <= engine.LARGEST_ID and self._ready():
             with self._read() as connection:
                 found = read.trials(connection, [Trial.id == trial_id])
         if not found:
@@ -260,15 +260,11 @@ class Store(Calibrations, Jobs):
 
     def lease(self, trial_id: int, worker: str, seconds: float) -> bool:
         """Take a trial for some seconds; False when another worker's lease on it still runs."""
-        now = _now()
-        values = {
-            "trial_id": trial_id,
-            "worker": worker,
-            "taken": now,
-            "expires": now + timedelta(seconds=seconds),
-        }
         with self._write() as connection:
             self._study_of(connection, trial_id)
+            now = engine.clock(connection)
+            expires = now + timedelta(seconds=seconds)
+            values = {"trial_id": trial_id, "worker": worker, "taken": now, "expires": expires}
             made = engine.upsert(connection.dialect.name, Lease).values(**values)
             free = (Lease.expires <= now) | (Lease.worker == worker)
             change = {k: values[k] for k in ("worker", "taken", "expires")}
@@ -279,7 +275,8 @@ class Store(Calibrations, Jobs):
         """Prolong an own lease; False when it is no longer held."""
         with self._write() as connection:
             own = update(Lease).where(Lease.trial_id == trial_id, Lease.worker == worker)
-            return connection.execute(own.values(expires=_now() + timedelta(seconds=seconds))).rowcount == 1
+            expires = engine.clock(connection) + timedelta(seconds=seconds)
+            return connection.execute(own.values(expires=expires)).rowcount == 1
 
     def release(self, trial_id: int, worker: str) -> bool:
         """Give an own lease back; False when it is no longer held."""
@@ -292,7 +289,7 @@ class Store(Calibrations, Jobs):
         if not self._ready():
             return []
         with self._write() as connection:
-            gone = delete(Lease).where(Lease.expires <= _now())
+            gone = delete(Lease).where(Lease.expires <= engine.clock(connection))
             rows = connection.execute(gone.returning(Lease.trial_id, Lease.worker, Lease.expires)).all()
             return read.leases(connection, rows)
 
@@ -312,9 +309,9 @@ class Store(Calibrations, Jobs):
 
     def close_study(self, name: str, worker: str, seconds: float) -> bool:
         """Take, or keep, the closing of a study for some seconds; False while another worker has it."""
-        now = _now()
         with self._write() as connection:
             study_id = self._study_id(connection, name)
+            now = engine.clock(connection)
             free = Study.closer.is_(None) | (Study.closer_until <= now) | (Study.closer == worker)
             mine = update(Study).where(Study.id == study_id, free)
             until = now + timedelta(seconds=seconds)
@@ -352,6 +349,8 @@ class Store(Calibrations, Jobs):
         limits = columns.plain(budget, "budget")
         with self._write() as connection:
             study_id = self._study_id(connection, study)
+            # of two that publish at once, one waits here and then finds the other's
+            connection.execute(select(Study.id).where(Study.id == study_id).with_for_update())
             there = {
                 t.id: t for t in read.trials(connection, [Trial.study_id == study_id, Trial.id.in_(members)])
             }

@@ -1,20 +1,17 @@
-"""An empty database for each test: SQLite, and a PostgreSQL server of the tests' own."""
+"""A store on an empty database for each test, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from autotc.store import Store
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/autotc.db"
-    return request.getfixturevalue("postgres_url")
+@pytest.fixture
+def url(database_url: str) -> str:
+    return database_url
 
 
 @pytest.fixture
