@@ -44,12 +44,14 @@ class Member:
         label: name of a reference or preset, else None.
         policy: for the full model.
         numbers: measured qualities and estimated costs, each with unit, kind, split, standard error and n.
+        environment: versions and machine that it was run with; None where nobody recorded them.
     """
 
     trial: int | str
     label: str | None
     policy: Policy
     numbers: tuple[Number, ...]
+    environment: dict[str, Any] | None = None
 
     @property
     def reference(self) -> bool:
@@ -86,6 +88,7 @@ class Member:
             "policy": self.policy.model_dump(mode="json", by_alias=True, exclude_none=True),
             "reference": self.reference,
             "metrics": [n.model_dump(mode="json") for n in self.numbers],
+            "environment": self.environment,
         }
 
 
@@ -99,7 +102,7 @@ def member(row: TrialRow) -> Member:
     reference = row.role == "reference"
     label = (row.label or row.policy.describe()) if reference else None
     trial = label if label is not None else row.number or 0
-    return Member(trial, label, row.policy, (*row.numbers, *costs))
+    return Member(trial, label, row.policy, (*row.numbers, *costs), row.environment)
 
 
 def members(store: Store, study: str) -> list[Member]:
@@ -157,6 +160,8 @@ def document(
         recommendation: whether it is recommended, and why (not), as plain data.
     """
     provenance = {"study": study, "trial": chosen.trial, "autotc": __version__, "workload": workload}
+    if chosen.environment is not None:
+        provenance["environment"] = chosen.environment
     if recommendation is not None:
         provenance["recommendation"] = recommendation
     quality = chosen.number("quality")

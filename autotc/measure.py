@@ -65,6 +65,25 @@ class State:
     reasons: int | None
 
 
+def cards() -> list[str]:
+    """Return the names of this machine's cards; none where there is no NVIDIA driver."""
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver, or one that does not answer
+        return []
+    try:
+        return [
+            str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)))
+            for i in range(pynvml.nvmlDeviceGetCount())
+        ]
+    finally:
+        pynvml.nvmlShutdown()
+
+
 class Card:
     """A card, or a slice of one, as NVML shows it.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from autotc.cli.options import Json, Model, Storage, StudyName, print_json, say
+from autotc.constraints import BEST
 from autotc.errors import SpecError
 
 SEARCH_EXAMPLES = """**Examples**
@@ -190,8 +191,9 @@ def export(
         "policy.json"
     ),
     best: Annotated[
-        str, typer.Option("--best", help="quality, knee, or cheapest (within noise of the best).")
-    ] = "quality",
+        str,
+        typer.Option("--best", help="How to choose: quality, knee, or cheapest (within noise of the best)."),
+    ] = BEST,
     trial: Annotated[int | None, typer.Option("--trial", help="This trial instead.")] = None,
     max_tflops: Annotated[float | None, typer.Option("--max-tflops", help="Another limit.")] = None,
     constraint: Annotated[
@@ -208,7 +210,7 @@ def export(
     """Write one policy of a study as JSON, with what was measured and how to use it.
 
     It is the best among the members of the front that meet the constraints. Where none meets the default one, the
-    nearest is written, and said to be no recommendation; where none meets your own, nothing is written.
+    nearest is written, with a warning here and in the document; where none meets your own, nothing is written.
     """
     from autotc.export import write_text
     from autotc.store import Store
@@ -218,9 +220,11 @@ def export(
     view = FrontView.read(store, _latest(store, study), max_tflops, None, constraint or ())
     document, why = view.policy(best, trial)
     write_text(output, document.json_text())
+    if not why.recommended:
+        say(f"warning: {why.text}")
     if as_json:
         chosen = {"file": str(output), "id": document.id, "trial": document.provenance["trial"]}
-        print_json({**chosen, "recommendation": None if why is None else why.as_dict()})
+        print_json({**chosen, "recommendation": why.as_dict()})
     else:
         exported(output, document, why)
 

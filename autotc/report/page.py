@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from autotc import __version__
 from autotc.charts.figures import SITES
 from autotc.report import provenance, words
 from autotc.report.pictures import compared, kept, pictures
@@ -126,7 +127,10 @@ def _provenance(report: Report) -> list[tuple[str, str]]:
     ]
     if report.policy is not None:
         rows.append(("policy id", report.policy.id))
-    return rows + list(report.versions.items())
+    several = len(report.environments) > 1
+    for made, count in report.environments:
+        rows.append(("run with", f"{count} trials and references: {made}" if several else made))
+    return [*rows, ("page written by", f"autotc {__version__}")]
 
 
 def _examples(spec: Mapping[str, Any]) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from autotc import __version__
 from autotc.workload import PROFILES, Workload
 
-PACKAGES = ("torch", "transformers", "optuna", "numpy", "scipy", "sqlalchemy")
 # options of `autotc search` by the name they are stored under
 FLAGS = {
     "model": "--model",
@@ -60,17 +56,6 @@ def workload(spec: Mapping[str, Any]) -> str:
         return Workload.from_dict(spec["workload"]).describe()
     except (KeyError, TypeError):  # written by another version
         return "not recorded"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions and the platform of the machine that this runs on."""
-    found = {"autotc": __version__, "Python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {**found, "platform": f"{platform.system()} {platform.machine()}"}
 
 
 def _workload_option(spec: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from functools import partial
 
 from autotc.calibration import Verdict, verdict
 from autotc.constraints import BEST, Constraint
+from autotc.environment import grouped
 from autotc.errors import SpecError
 from autotc.export import BASELINES, document, member
 from autotc.pareto import hypervolume_history
@@ -43,7 +44,7 @@ class Report:
         disagreement: where the two ways of counting name different winners.
         looks: looks at the held-out split.
         command: of the search, every option spelled out.
-        versions: of the machine that writes the report.
+        environments: versions and machine that trials and references were run with, each with how many.
     """
 
     study: StudyRow
@@ -62,7 +63,7 @@ class Report:
     disagreement: str | None
     looks: int
     command: str
-    versions: Mapping[str, str]
+    environments: Sequence[tuple[str, int]]
 
     @property
     def references(self) -> list[Entry]:
@@ -171,7 +172,7 @@ def read(
         disagreement=disagreement(complete, within),
         looks=looks,
         command=provenance.command(row.spec),
-        versions=provenance.versions(),
+        environments=grouped(r.environment for r in rows if r.finished is not None),
     )
 
 

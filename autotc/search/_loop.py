@@ -289,6 +289,7 @@ class Loop:
             "outcomes": {"search": outcomes},
             "trace": twin.trace,
             "seconds": 0.0,
+            "environment": twin.environment_id,
         }
         self._finish(trial, trial_id, _value(numbers), {**twin.costs, **measured.costs}, violations, done)
 
@@ -329,7 +330,8 @@ class Loop:
     ) -> None:
         session = self.session
         patiently = session.patiently
-        finish = partial(session.store.finish_trial, trial_id, costs=costs, violations=violations, **done)
+        given = {"environment": session.environment, **done}
+        finish = partial(session.store.finish_trial, trial_id, costs=costs, violations=violations, **given)
         with session.clock.part("store"):
             kept = patiently(finish)
         if kept:

@@ -82,6 +82,7 @@ class Session:
         screen: the proxy that looks at proposals first, None where the model runs them all.
         gauge: measures latency and memory of a policy on a GPU; None: they are estimates.
         patiently: what becomes of work that a database which is away could not take.
+        environment: id of what this run is made with, once trials start.
     """
 
     spec: SearchSpec
@@ -99,6 +100,7 @@ class Session:
     screen: Screen | None = None
     gauge: Gauge | None = None
     patiently: Patience = field(default_factory=Patience)
+    environment: int | None = None
     _screening: Screening | None = None
     _evaluator: Evaluates | None = None
     _kept: dict[tuple[int, str], Outcomes] = field(default_factory=dict)

@@ -35,6 +35,7 @@ class Crew:
             left,
             study.lease_s,
             study._session.search_n,
+            study._session.environment,
             os.getpid(),
         )
         self._processes = [
@@ -67,6 +68,7 @@ def _work(
     left_s: float | None,
     lease_s: float,
     search_n: int,
+    environment: int | None,
     parent: int,
 ) -> None:
     """Run trials in a process of its own until there are enough, time is up or the parent is gone."""
@@ -93,6 +95,7 @@ def _work(
         spec, store, name, space, setting.on, lambda: setting.evaluator(spec.workers), Clock(left_s)
     )
     session.sizes, session.search_n, session.screen = setting.sizes, search_n, setting.screen
+    session.environment = environment
     ledger = open_ledger(store, name, spec)
     report = Report(session)
     report.start()

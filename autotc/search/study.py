@@ -13,6 +13,7 @@ from typing import Any
 
 from autotc.anatomy import Anatomy
 from autotc.device.gauge import Gauge
+from autotc.environment import environment
 from autotc.errors import SpecError
 from autotc.export import Member
 from autotc.recommend import Recommendation, recommend
@@ -255,6 +256,8 @@ class Study:
 
     def _trials(self) -> bool:
         spec = self.spec
+        enter = partial(self.store.add_environment, self.name, environment())
+        self._session.environment = self._session.patiently(enter)
         ledger = open_ledger(self.store, self.name, spec)
         try:
             if not self._references():
@@ -315,7 +318,9 @@ class Study:
                 raise
             reason = session.failed(error)
             session.notes.append(f"reference {label} could not be run: {reason}")
-            self.store.finish_trial(trial_id, "failed", costs=costs, reason=reason)
+            self.store.finish_trial(
+                trial_id, "failed", costs=costs, reason=reason, environment=session.environment
+            )
             return
         session.failures = 0
         costs = session.cost(policy, outcomes.trace).as_dict()
@@ -331,6 +336,7 @@ class Study:
                 for i, t in enumerate(outcomes.trace)
             ],
             seconds=outcomes.seconds,
+            environment=session.environment,
         )
         if session.patiently(finish):
             session.keep(trial_id, outcomes)
@@ -381,7 +387,7 @@ class Study:
             commands.append(f"go on: the same command ({trials} of {self.spec.trials} trials are stored)")
         if front:
             commands.append(f"autotc front {self.name} --plot front.html")
-            commands.append(f"autotc export {self.name} --best knee -o policy.json")
+            commands.append(f"autotc export {self.name} -o policy.json")
         return tuple(commands)
 
 

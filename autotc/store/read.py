@@ -13,6 +13,7 @@ from autotc.store import columns
 from autotc.store.rows import FrontMemberRow, FrontRow, LeaseRow, LookRow, StudyRow, TrialRow, join_policy
 from autotc.store.schema import (
     Cost,
+    Environment,
     Example,
     Front,
     FrontMember,
@@ -37,18 +38,29 @@ def studies(connection: Connection, name: str | None) -> list[StudyRow]:
     counts: dict[int, dict[str, int]] = defaultdict(dict)
     for study_id, state, count in connection.execute(counted):
         counts[study_id][state] = count
+    made_with: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for study_id, found in connection.execute(
+        select(Environment.study_id, Environment.json).order_by(Environment.id)
+    ):
+        made_with[study_id].append(found)
     shown = [c for c in Study.__table__.columns if c.name in StudyRow.__dataclass_fields__]
-    found = connection.execute(select(*shown).where(*where).order_by(Study.id))
-    return [StudyRow(**row._mapping, counts=counts[row.id]) for row in found]
+    rows = connection.execute(select(*shown).where(*where).order_by(Study.id))
+    return [StudyRow(**r._mapping, counts=counts[r.id], environments=made_with[r.id]) for r in rows]
 
 
 def trials(connection: Connection, where: Iterable[ColumnElement[bool]]) -> list[TrialRow]:
     """Return the trials that fit all conditions, in the order they were entered."""
     conditions = list(where)
     chosen = (
-        select(*Trial.__table__.columns, PolicyDocument.json, Study.name.label("study"))
+        select(
+            *Trial.__table__.columns,
+            PolicyDocument.json,
+            Study.name.label("study"),
+            Environment.json.label("environment"),
+        )
         .join(PolicyDocument, Trial.policy_id == PolicyDocument.id)
         .join(Study, Trial.study_id == Study.id)
+        .outerjoin(Environment, Trial.environment_id == Environment.id)
         .where(*conditions)
         .order_by(Trial.id)
     )
@@ -91,6 +103,8 @@ def trials(connection: Connection, where: Iterable[ColumnElement[bool]]) -> list
             seconds=row.seconds,
             created=row.created,
             finished=row.finished,
+            environment_id=row.environment_id,
+            environment=row.environment,
         )
         for row in connection.execute(chosen)
     ]

@@ -39,7 +39,9 @@ class Row:
 
 @dataclass(frozen=True)
 class StudyRow(Row):
-    """A study. `counts` holds the number of its trials by state, references left out."""
+    """A study. `counts` holds the number of its trials by state, references left out; `environments` what its
+    trials were run with, as `autotc.environment` gives it.
+    """
 
     id: int
     name: str
@@ -50,11 +52,14 @@ class StudyRow(Row):
     evaluated_on: str
     created: datetime
     counts: dict[str, int] = field(default_factory=dict)
+    environments: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class TrialRow(Row):
-    """A trial. `violations` are > 0 where a limit is broken; `trace` has one {stage, asked, kept} a stage."""
+    """A trial. `violations` are > 0 where a limit is broken; `trace` has one {stage, asked, kept} a stage;
+    `environment` is what it was run with, as `autotc.environment` gives it, None where nobody recorded it.
+    """
 
     id: int
     study: str
@@ -72,6 +77,8 @@ class TrialRow(Row):
     seconds: float | None
     created: datetime
     finished: datetime | None
+    environment_id: int | None = None
+    environment: dict[str, Any] | None = None
 
     def number_of(self, name: str, split: str | None = None) -> Number | None:
         """Return the figure of that name (and split, when given), or None when it was not taken."""

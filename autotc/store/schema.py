@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeDecorator
 
 # Every revision, oldest first. The id carries the first autotc that knows it, so that an older autotc
 # which meets a newer database can say which version it needs.
-REVISIONS: tuple[str, ...] = ("v0.1.0.a", "v0.1.0.b", "v0.1.0.c")
+REVISIONS: tuple[str, ...] = ("v0.1.0.a", "v0.1.0.b", "v0.1.0.c", "v0.1.0.d")
 
 # Optuna keeps its tables in the same database and its version in Alembic's default table, hence our own.
 VERSION_TABLE = "autotc_alembic_version"
@@ -73,6 +73,17 @@ class Study(Base):
     closer_until: Mapped[datetime | None]
 
 
+class Environment(Base):
+    """Versions and machine that trials of a study were run with; runs that are alike share one."""
+
+    __tablename__ = "environment"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    json: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+
+
 class PolicyDocument(Base):
     """What a policy id stands for: schema, family, positions and stages; shared by its trials."""
 
@@ -106,6 +117,8 @@ class Trial(Base):
     finished: Mapped[datetime | None]
     # evaluation processes that ended while they ran it
     losses: Mapped[int] = mapped_column(default=0, server_default="0")
+    # what it was run with; None before it is finished, and where an older autotc ran it
+    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
 
 
 class Metric(Base):

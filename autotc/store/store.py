@@ -104,6 +104,12 @@ class Store(Calibrations, Jobs):
             study_id = self._study_id(connection, name)
             connection.execute(update(Study).where(Study.id == study_id).values(state=state))
 
+    def add_environment(self, study: str, environment: Mapping[str, Any]) -> int:
+        """Record what trials of a study are about to be run with; what is there already keeps its id."""
+        wanted = columns.plain(environment, "environment")
+        with self._write() as connection:
+            return write.environment(connection, self._study_id(connection, study), wanted, _now())
+
     # --- trials ---
 
     def add_trial(
@@ -167,12 +173,14 @@ class Store(Calibrations, Jobs):
         outcomes: Mapping[str, Any] | None = None,
         trace: Sequence[Mapping[str, Any]] = (),
         seconds: float | None = None,
+        environment: int | None = None,
     ) -> bool:
         """Write all of a trial in one transaction and give its lease back.
 
         Args:
             outcomes: by split, columns as `columns.to_rows` takes them.
             trace: {stage, asked, kept} for each stage, in tokens an image.
+            environment: what it was run with, from `add_environment`.
 
         Returns:
             False when the trial was finished before: then nothing is written.
@@ -184,6 +192,7 @@ class Store(Calibrations, Jobs):
             "violations": columns.plain(violations or {}, "violations"),
             "reason": reason,
             "seconds": seconds,
+            "environment_id": environment,
             "finished": _now(),
         }
         rows = {split: columns.to_rows(part) for split, part in (outcomes or {}).items()}

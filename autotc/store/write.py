@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, func, select
+from sqlalchemy import Connection, Insert, func, insert, select
 
 from autotc.policy import Number
 from autotc.store import columns, engine
-from autotc.store.schema import Base, Example, Metric, Outcome
+from autotc.store.schema import Base, Environment, Example, Metric, Outcome
 
 
 def put(
@@ -46,6 +47,16 @@ def numbers(connection: Connection, trial_id: int, given: Iterable[Number]) -> N
     for row in rows:
         row["measured_on"] = row.pop("on")
     put(connection, Metric, ("trial_id", "name", "split", "kind", "measured_on"), rows)
+
+
+def environment(connection: Connection, study_id: int, wanted: dict[str, Any], now: datetime) -> int:
+    """Return the id of a study's environment, which is written where it is not there yet."""
+    known = select(Environment.id, Environment.json).where(Environment.study_id == study_id)
+    for row in connection.execute(known):
+        if row.json == wanted:
+            return int(row.id)
+    made = insert(Environment).values(study_id=study_id, json=wanted, created=now)
+    return int(connection.execute(made.returning(Environment.id)).scalar_one())
 
 
 def outcomes(

@@ -176,6 +176,17 @@ def test_a_database_of_the_third_revision_is_read_and_upgraded(tmp_path: Path) -
     store.close()
 
 
+def test_a_database_of_the_fourth_revision_is_read_and_upgraded(tmp_path: Path) -> None:
+    shutil.copy(ASSETS / "revision_v0.1.0.d.sqlite", tmp_path / "fourth.db")
+    store = Store(f"sqlite:///{tmp_path}/fourth.db", check=False)
+    assert store.upgrade()[1] == schema.REVISIONS[-1]
+    (study,) = store.studies()
+    assert study.environments == [{"autotc": "0.1.0", "cpu": "AMD EPYC", "cores": 2, "gpu": []}]
+    found = {t.number: t.environment for t in store.trials("typical", role="trial")}
+    assert found == {0: None, 1: None, 2: None, 3: study.environments[0]}
+    store.close()
+
+
 def test_an_older_schema_is_refused_with_the_command_and_upgraded_by_it(
     old: str, future: Callable[..., None]
 ) -> None:

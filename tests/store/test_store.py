@@ -254,6 +254,23 @@ def test_leases_are_exclusive_and_die(store: Store) -> None:
     assert not store.renew(b, "one", 60)
 
 
+def test_trials_know_what_they_were_run_with_and_alike_runs_share_it(store: Store) -> None:
+    start(store)
+    start(store, "t")
+    here = {"autotc": "0.1.0", "torch": "2.13.0", "cpu": "EPYC", "cores": 2, "gpu": []}
+    first = store.add_environment("s", here)
+    assert store.add_environment("s", dict(here)) == first
+    there = store.add_environment("s", {**here, "gpu": ["H200"]})
+    assert len({first, there, store.add_environment("t", here)}) == 3
+    ids = [store.add_trial("s", i, policy(0.5 - i / 10)) for i in range(3)]
+    store.finish_trial(ids[0], environment=first)
+    store.finish_trial(ids[1], "failed", reason="out of memory", environment=there)
+    store.finish_trial(ids[2])
+    assert [t.environment for t in store.trials("s")] == [here, {**here, "gpu": ["H200"]}, None]
+    study = store.study("s")
+    assert study is not None and study.environments == [here, {**here, "gpu": ["H200"]}]
+
+
 def test_looks_are_counted_by_study_and_split(store: Store) -> None:
     start(store)
     start(store, "t")
