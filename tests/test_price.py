@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from autotc.cli import app
+from autotc.errors import SpecError
 from autotc.optimism import optimism
-from autotc.policy import Policy, Stage
+from autotc.policy import Policy, Stage, load_policy
 from autotc.price import Price, prices
+from autotc.report import read, render
 from autotc.statistics import interval
 from autotc.store import Store
 from autotc.tables.fronts import FrontView
@@ -123,3 +129,35 @@ def test_without_held_out_there_is_no_optimism_and_no_price(store: Store) -> Non
     assert view.optimism is None
     assert "optimism" not in view.as_dict(view.front[0])
     assert all(p.deployable is None for p in by_engine(store, "study").values())
+
+
+def test_the_report_prints_prices_and_optimism(store: Store) -> None:
+    made.make(store)
+    found = read(store, "study")
+    page = unescape(render(found))
+    assert [p.engine for p in found.prices] == ["vllm", "openvino"]
+    assert all(p.text in page for p in found.prices)
+    assert found.view.optimism is not None and found.view.optimism.text in page
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, words)
+
+
+def test_export_refuses_what_the_engine_cannot_run_and_says_how_to_set_up_what_it_can(
+    store: Store, tmp_path: Path
+) -> None:
+    made.make(store, "all")
+    cut = Stage(site="projector", reducer="cdpruner", keep=0.15)
+    engine_study(store, "for-openvino", [made.policy(cut)], "openvino")
+    where = ("--storage", store.url, "-o", str(tmp_path / "p.json"))
+    refused = run("export", "all", "--deploy", "vllm", *where)
+    assert isinstance(refused.exception, SpecError) and not (tmp_path / "p.json").exists()
+    assert "stages[0]: divprune at projector: vLLM runs downsample at input" in str(refused.exception)
+    assert "No member of the front runs there; search with --deploy vllm" in str(refused.exception)
+    written = json.loads(run("export", "for-openvino", "--json", *where).stdout)
+    assert written["deploy"] == "openvino"  # what the study was searched for
+    assert "config.pruning_ratio = 85" in " ".join(written["how_to"])
+    assert load_policy(tmp_path / "p.json").stages == (cut,)
+    plain = json.loads(run("export", "for-openvino", "--deploy", "hf", "--json", *where).stdout)
+    assert plain["how_to"] == []

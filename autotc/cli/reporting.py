@@ -58,7 +58,16 @@ def report(
     why = found.recommendation
     if as_json:
         said = {"file": str(output), "study": found.study.name, "bytes": len(page.encode())}
-        print_json({**said, "recommendation": None if why is None else why.as_dict()})
+        chosen = {"recommendation": None if why is None else why.as_dict()}
+        seen = found.view.optimism
+        print_json(
+            {
+                **said,
+                **chosen,
+                "optimism": None if seen is None else seen.as_dict(),
+                "prices": [price.as_dict() for price in found.prices],
+            }
+        )
         return
     say(f"wrote {output} ({len(page.encode()) / 1e6:.2f} MB)")
     typer.echo(why.text if why else "No finished trial is within the limit, so the page recommends nothing.")

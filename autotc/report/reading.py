@@ -13,6 +13,7 @@ from autotc.errors import SpecError
 from autotc.export import BASELINES, document, member
 from autotc.pareto import hypervolume_history
 from autotc.policy import Policy
+from autotc.price import Price, prices
 from autotc.recommend import Recommendation
 from autotc.report import provenance
 from autotc.report.losses import Entry, Losses, Source, losses
@@ -42,6 +43,7 @@ class Report:
         refused: why a claim is not made, a line each.
         power: which difference the held-out examples can show.
         disagreement: where the two ways of counting name different winners.
+        prices: what keeping to an engine costs.
         looks: looks at the held-out split.
         command: of the search, every option spelled out.
         environments: versions and machine that trials and references were run with, each with how many.
@@ -61,6 +63,7 @@ class Report:
     refused: Sequence[str]
     power: str
     disagreement: str | None
+    prices: Sequence[Price]
     looks: int
     command: str
     environments: Sequence[tuple[str, int]]
@@ -170,6 +173,7 @@ def read(
         refused=refused,
         power=detectable(complete, source.read, largest, max(wanted, largest)),
         disagreement=disagreement(complete, within),
+        prices=prices(store, study, view.within),
         looks=looks,
         command=provenance.command(row.spec),
         environments=grouped(r.environment for r in rows if r.finished is not None),
