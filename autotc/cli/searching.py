@@ -204,6 +204,14 @@ def export(
             "(repeatable); 'worst_group_drop <= 1' lifts the default.",
         ),
     ] = None,
+    deploy: Annotated[
+        str | None,
+        typer.Option(
+            "--deploy",
+            help="Refuse what this engine cannot run, and say how it is set up: hf, vllm or openvino; default: what "
+            "the study was searched for.",
+        ),
+    ] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
@@ -214,19 +222,23 @@ def export(
     """
     from autotc.export import write_text
     from autotc.store import Store
+    from autotc.tables.engines import check_engine, how_to
     from autotc.tables.fronts import FrontView, exported
 
     store = Store(storage)
     view = FrontView.read(store, _latest(store, study), max_tflops, None, constraint or ())
     document, why = view.policy(best, trial)
+    target = deploy or view.deploy
+    check_engine(target, document, view.front, view.split)
+    how = how_to(target, document)
     write_text(output, document.json_text())
     if not why.recommended:
         say(f"warning: {why.text}")
     if as_json:
         chosen = {"file": str(output), "id": document.id, "trial": document.provenance["trial"]}
-        print_json({**chosen, "recommendation": why.as_dict()})
+        print_json({**chosen, "recommendation": why.as_dict(), "deploy": target, "how_to": how})
     else:
-        exported(output, document, why)
+        exported(output, document, why, target, how)
 
 
 def _latest(store: Any, study: str | None) -> str:

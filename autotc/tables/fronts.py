@@ -12,6 +12,7 @@ from rich.table import Table
 
 from autotc.calibration import named
 from autotc.constraints import BEST, Constraint, parse_constraints
+from autotc.deploy import engine
 from autotc.errors import SpecError
 from autotc.export import Member, document, members
 from autotc.export import chart as front_chart
@@ -42,6 +43,7 @@ class FrontView:
     split: str
     constraints: tuple[Constraint, ...] = ()
     standings: Mapping[int | str, Standing] = field(default_factory=dict)
+    deploy: str = "hf"
 
     @staticmethod
     def read(
@@ -82,6 +84,7 @@ class FrontView:
             split,
             given,
             standings(store, study, chosen, [m for m in everything if m.reference]),
+            deploy=row.spec.get("deploy", "hf"),
         )
 
     @property
@@ -199,14 +202,25 @@ class FrontView:
         return found if own is None else {**found, "optimism": own.as_dict()}
 
 
-def exported(path: Path, policy: Policy, why: Recommendation) -> None:
-    """Say what was written, why that, and how it is used; what is not recommended is said on stderr, elsewhere."""
+def exported(
+    path: Path, policy: Policy, why: Recommendation, deploy: str = "hf", how: Sequence[str] = ()
+) -> None:
+    """Say what was written, why that, and how it is used; what is not recommended is said on stderr, elsewhere.
+
+    Args:
+        deploy: the engine that runs it.
+        how: lines that set that engine up.
+    """
     console.print(f"wrote {escape(str(path))}: {escape(policy.describe())}")
     if why.recommended:
         console.print(escape(why.text))
     if "calibration" in policy.provenance:
         console.print(escape(policy.provenance["calibration"]), style="dim")
-    console.print("\nUse it:\n", style="dim")
+    if how:
+        console.print(f"\nUse it with {engine(deploy).title}:\n", style="dim")
+        for line in how:
+            console.print(f"    {line}", markup=False, soft_wrap=True)
+    console.print("\nUse it:\n" if not how else "\nUse it with transformers:\n", style="dim")
     console.print(
         f'    policy = autotc.load_policy("{path}")\n'
         "    with autotc.compress(model, policy):\n"
