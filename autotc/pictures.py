@@ -7,6 +7,7 @@ model; here is neither a model nor torch, so that a page may read them.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ from autotc.store.engine import parse_url, sqlite_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+EXAMPLES = 12  # drawn of each policy
 SIDE = 336  # px of the longer side
 DROPPED, MERGED = 0.12, 0.45  # how much of a token's colour is left
 LINE = (86, 180, 233)
@@ -97,6 +99,13 @@ def place(root: Path, policy: str) -> Path:
     if len(policy) < 16 or set(policy) - set("0123456789abcdef"):
         raise DataError(f"{policy[:40]!r} is not the id of a policy")
     return root / policy[:32]
+
+
+def command(study: str, evaluated_on: str, trial: int | None = None) -> str:
+    """Return the command that draws what a study's front keeps, or one of its trials."""
+    words = ["autotc", "eval", "--study", study, "--pictures", str(EXAMPLES)]
+    words += [] if trial is None else ["--trial", str(trial)]
+    return shlex.join(words) + ("" if evaluated_on.startswith("proxy:") else " --model FOLDER")
 
 
 def read(root: Path, policy: str) -> Pictures | None:

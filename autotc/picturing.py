@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from autotc._batches import make_inputs, new_batch
 from autotc.apply import Compression, prefill
 from autotc.assignment import Assignment
 from autotc.errors import ModelError, SpecError
-from autotc.pictures import Looked, Pictures, Seen, described, drawn, fitted, write
+from autotc.pictures import EXAMPLES, Looked, Pictures, Seen, described, drawn, fitted, write
 from autotc.policy import Policy
 from autotc.registry import nearest
 from autotc.task import SPLITS
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from autotc.evaluate import Evaluator
     from autotc.task import Example, Split, Task
 
-EXAMPLES = 12
 Targets = list[int | None]
 
 
@@ -184,28 +185,79 @@ def of_policy(model: str, policy: Policy | None, task: Task, split: str, n: int,
     return make(folder(storage), Evaluator(weights, task, on=on), [policy], split, n)[0]
 
 
-def of_study(storage: str | None, study: str) -> list[Path]:
-    """Draw the policies of a study that were measured on held-out data, where its small model is at hand.
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of a study.
 
-    Real weights are not loaded again for pictures; `autotc eval --pictures` does that when it is asked to.
-
-    Returns:
-        The folders; none where the study was evaluated on real weights.
+    Args:
+        folder: where the pictures of this database lie.
+        made: policies that were drawn now.
+        there: that had been drawn before.
+        left: that have none yet, for want of time or of the weights.
     """
-    from autotc.pictures import folder
+
+    folder: Path
+    made: int
+    there: int
+    left: int
+
+
+def of_study(
+    storage: str | None,
+    study: str,
+    n: int = EXAMPLES,
+    model: str | None = None,
+    trial: int | None = None,
+    within_s: float | None = None,
+) -> Drawn:
+    """Draw the front of a study, the best first, and then its references; what was drawn before is left alone.
+
+    Args:
+        n: held-out examples.
+        model: folder with the weights that run; default: the study's proxy. Weights are never loaded unasked.
+        trial: this one alone, drawn again where it was drawn before.
+        within_s: seconds after which no other policy is begun.
+
+    Raises:
+        SpecError: no such study or trial.
+    """
+    begin = time.monotonic()
+    from autotc.adapter import resolve_model
+    from autotc.evaluate import Evaluator
+    from autotc.pictures import folder, read
     from autotc.proxies import proxy_folder
+    from autotc.running import make_task
     from autotc.store import Store
+    from autotc.tables.fronts import FrontView
 
     store = Store(storage)
-    row = store.study(study)
-    proxy = None if row is None else proxy_folder(str(row.model.get("family")))
-    if row is None or proxy is None or row.evaluated_on != f"proxy:{proxy.name}":
-        return []
-    from autotc.evaluate import Evaluator
-    from autotc.running import make_task
-
-    trials = [t for t in store.trials(study) if t.number_of("quality", "held-out") is not None]
-    policies = {t.policy.id: t.policy for t in trials}
+    view, row, root = FrontView.read(store, study, None, None), store.study(study), folder(storage)
+    assert row is not None  # FrontView has refused an unknown one
+    if trial is None:
+        line = sorted(view.front, key=lambda m: -m.value("quality", view.split))
+        beside = [m for m in view.references if m.number("quality", "held-out")]
+        policies = {m.policy.id: m.policy for m in (*line, *beside)}
+        wanted = [policy for id_, policy in policies.items() if read(root, id_) is None]
+        there = len(policies) - len(wanted)
+    else:
+        wanted, there = [m.policy for m in view.everything if m.trial == trial], 0
+        if not wanted:
+            raise SpecError(f"{study}: no finished trial {trial}. See: autotc front {study}")
+    weights, on = proxy_folder(str(row.model.get("family"))), row.evaluated_on
+    if model is not None:
+        source = resolve_model(model)
+        weights, on = source.folder if source.weights else None, source.id
+        if weights is None:
+            raise ModelError(f"--model: no weights of {source.id} here; give the folder that holds them")
+    elif weights is None or on != f"proxy:{weights.name}":
+        weights = None
+    if not wanted or weights is None:
+        return Drawn(root, 0, there, len(wanted))
     task = make_task(row.spec.get("data"), bool(row.spec.get("skip_bad")))
-    evaluator = Evaluator(proxy, task, threads=1, on=row.evaluated_on)
-    return make(folder(storage), evaluator, list(policies.values()))
+    evaluator, made = Evaluator(weights, task, threads=1, on=on), 0
+    for policy in wanted:
+        if within_s is not None and time.monotonic() - begin > within_s:
+            break
+        make(root, evaluator, [policy], n=n)
+        made += 1
+    return Drawn(root, made, there, len(wanted) - made)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from autotc.cli.options import Device, Json, Model, Storage, WorkloadOption, print_json, say
-from autotc.errors import SpecError
+from autotc.errors import SpecError, UnsupportedError
 
 
 def cost(
@@ -49,10 +49,20 @@ def cost(
 
 def eval_(
     model: Annotated[
-        str, typer.Option("--model", help="A folder with weights, or an alias (then its proxy is used).")
-    ],
+        str | None,
+        typer.Option("--model", help="A folder with weights, or an alias (then its proxy is used)."),
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option("--policy", help="A policy document; default: uncompressed.")
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study", help="With --pictures: draw the front of this stored study; nothing else is measured."
+        ),
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="With --study: this trial instead of the front.")
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="JSONL; default: the built-in scenes.")] = None,
     examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 256,
@@ -80,6 +90,18 @@ def eval_(
     That is the worst question group, answers that flipped, a second question on the same pruned cache, longer
     answers, and answers that the model writes itself.
     """
+    if study is not None:
+        if policy is not None or not pictures:
+            raise SpecError(
+                f"--study: draws stored policies: autotc eval --study {study} --pictures 12; --policy does not go "
+                "with it"
+            )
+        _draw(storage, study, pictures, model, trial, as_json)
+        return
+    if model is None:
+        raise SpecError(
+            "--model: give a folder with weights or an alias, or a --study whose policies are drawn"
+        )
     from autotc.policy import load_policy
     from autotc.running import make_task
     from autotc.tables import figures
@@ -98,6 +120,24 @@ def eval_(
         print_json(measured.as_dict())
     else:
         figures.measurement(measured)
+
+
+def _draw(
+    storage: str | None, study: str, n: int, model: str | None, trial: int | None, as_json: bool
+) -> None:
+    from autotc.picturing import of_study
+
+    drawn = of_study(storage, study, n, model, trial)
+    if as_json:
+        print_json({**vars(drawn), "folder": str(drawn.folder)})
+    else:
+        typer.echo(
+            f"{drawn.made} policies drawn, {drawn.there} were there: {drawn.folder} (shown by: autotc dashboard)"
+        )
+    if drawn.left:
+        raise UnsupportedError(
+            f"--study: {study} ran on real weights, which are not loaded unasked; name them with --model FOLDER"
+        )
 
 
 def verify(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +14,10 @@ from autotc.cli.options import Json, Model, Storage, StudyName, print_json, say
 from autotc.constraints import BEST
 from autotc.errors import SpecError
 
+if TYPE_CHECKING:
+    from autotc.search.study import Result
+
+PICTURES_S = 30.0  # no other policy is drawn after a search when so long has passed
 SEARCH_EXAMPLES = """**Examples**
 
 `autotc search --model qwen2.5-vl --max-tflops 800` -- the proxy that ships, built-in scenes
@@ -134,21 +141,46 @@ def search(
     from autotc import running
 
     given = {name: value for name, value in locals().items() if name in running.OPTIONS}
-    result = running.search({**given, "reducers": reducer, "constraints": constraint}, quiet=as_json)
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        running.print_result(result, storage, profile)
-    if result.state == "finished" and result.ran:
-        from autotc.picturing import of_study
-
-        drawn = of_study(storage, result.study)
-        if drawn:
-            say(
-                f"Pictures of what {len(drawn)} policies keep: {drawn[0].parent} (shown by: autotc dashboard)"
-            )
+    with _stoppable():
+        result = running.search({**given, "reducers": reducer, "constraints": constraint}, quiet=as_json)
+        if as_json:
+            print_json(result.as_dict())
+        else:
+            running.print_result(result, storage, profile)
+        if result.ran:
+            _draw(storage, result)
     if result.state == "interrupted":
         raise typer.Exit(130)
+
+
+def _draw(storage: str | None, result: Result) -> None:
+    """Draw what the front keeps, in seconds; whoever stopped the search is told the command instead."""
+    from autotc.pictures import command
+    from autotc.picturing import of_study
+
+    later = f"Pictures of what policies keep, for the dashboard: {command(result.study, result.on)}"
+    if result.state == "interrupted":
+        say(later)
+        return
+    try:
+        drawn = of_study(storage, result.study, within_s=PICTURES_S)
+    except KeyboardInterrupt:
+        say(later)
+        raise
+    if drawn.made:
+        say(f"Pictures of what {drawn.made} policies keep: {drawn.folder} (shown by: autotc dashboard)")
+    if drawn.left:
+        say(f"{drawn.left} policies have no pictures yet. {later}")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C: what was found is stored and shown."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def front(

@@ -12,11 +12,14 @@ from PIL import Image
 
 from autotc import pictures
 from autotc.assignment import merge, select
-from autotc.errors import DataError
+from autotc.errors import DataError, SpecError
 from autotc.evaluate import Evaluator
-from autotc.picturing import look, make, targets
+from autotc.picturing import look, make, of_study, targets
 from autotc.policy import ModelRef, Policy, Stage
 from autotc.proxies import proxy_folder
+from autotc.store import Store
+from autotc.store.sample import fill
+from autotc.tables.fronts import FrontView
 from autotc.tasks.scenes import Scenes
 
 
@@ -99,6 +102,35 @@ def test_pictures_are_written_beside_the_database_and_read_back(evaluator: Evalu
     with Image.open(folder / "0-0.webp") as kept, Image.open(folder / "0.webp") as shown:
         assert kept.size == shown.size
     assert pictures.read(root, "0" * 64) is None
+
+
+def test_a_studys_front_is_drawn_best_first_within_a_time_and_not_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/autotc.db"
+    (name,) = fill(url, (30,))
+    view = FrontView.read(Store(url), name, None, None)
+    best = max(view.front, key=lambda m: m.value("quality", view.split))
+    one = of_study(url, name, n=2, within_s=0.0)
+    assert (one.made, one.there) == (0, 0) and one.left > len(view.front)
+    ticks = iter([0.0, 1.0, 9.0])
+    monkeypatch.setattr("autotc.picturing.time.monotonic", lambda: next(ticks))
+    some = of_study(url, name, n=2, within_s=5.0)
+    assert (some.made, some.there, some.left) == (1, 0, one.left - 1)
+    assert pictures.read(some.folder, best.policy.id) is not None
+    monkeypatch.undo()
+    named = of_study(url, name, n=2, trial=int(best.trial))
+    assert (named.made, named.left) == (1, 0)
+    assert of_study(url, name, n=2, within_s=0.0).there == 1
+    with pytest.raises(SpecError, match=f"{name}: no finished trial 999"):
+        of_study(url, name, trial=999)
+
+
+def test_the_command_that_draws_names_what_real_weights_need() -> None:
+    assert pictures.command("s 1", "proxy:tiny") == "autotc eval --study 's 1' --pictures 12"
+    assert (
+        pictures.command("s", "Qwen/Q", 3) == "autotc eval --study s --pictures 12 --trial 3 --model FOLDER"
+    )
 
 
 def test_a_description_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
