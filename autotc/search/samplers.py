@@ -9,14 +9,29 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from autotc.errors import SpecError
 from autotc.registry import nearest
 
 STARTUP_TRIALS = 16
 POPULATION = 16
+
+
+class NSGAIISampler(optuna.samplers.NSGAIISampler):
+    """Optuna's, with each generation's parents in the order of their trials.
+
+    Optuna draws children from the parents in the order in which they were chosen, or, in a process that finds them
+    chosen, in that of their trials: a study that was killed would go on otherwise than it would have. The class has
+    the name of Optuna's because the name is part of what is stored with a trial.
+    """
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """Return the parents of a generation."""
+        return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
 
 
 def _tpe(seed: int, workers: int) -> BaseSampler:

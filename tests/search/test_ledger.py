@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from autotc.errors import SpecError, StoreError
@@ -154,27 +154,31 @@ def test_points_to_start_from_come_first_and_once(url: str, ledger: Ledger) -> N
     other.close()
 
 
-def test_the_next_proposal_does_not_depend_on_what_the_process_did_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", samplers.NAMES)
+def test_the_next_proposal_does_not_depend_on_what_the_process_did_before(tmp_path: Path, name: str) -> None:
+    """Every seventh trial in a new process; beyond random ones, and for nsga2 into the third generation of children."""
+    n = 20 if name == "gp" else 3 * samplers.POPULATION + 12
     runs = []
-    for name in ("straight", "reopened"):
-        store = Store(f"sqlite:///{tmp_path}/{name}.db")
+    for kind in ("straight", "reopened"):
+        store = Store(f"sqlite:///{tmp_path}/{kind}.db")
         store.upgrade()
-        ledger = opened(store.url)
-        for i in range(15):
-            if name == "reopened" and i % 5 == 0:
+        ledger = opened(store.url, name)
+        for i in range(n):
+            if kind == "reopened" and i % 7 == 0:
                 ledger.close()
-                ledger = opened(store.url)
-            trial = ledger.ask(SPACE, 15)
+                ledger = opened(store.url, name)
+            trial = ledger.ask(SPACE, n)
             assert trial is not None
-            ledger.tell(trial, (trial.params["keep"] * trial.params["depth"], trial.params["keep"]), {})
+            keep, depth = trial.params["keep"], trial.params["depth"]
+            ledger.tell(trial, (keep * (1 - (depth - 0.6) ** 2), keep + 0.2 * depth), {"failed": keep - 0.9})
         runs.append([t.params for t in ledger.study.get_trials()])
         ledger.close()
-    assert runs[0] == runs[1]
+    assert runs[0] == runs[1] and len(runs[0]) == n
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("tpe", TPESampler), ("nsga2", NSGAIISampler), ("gp", GPSampler), ("random", RandomSampler)],
+    [("tpe", TPESampler), ("nsga2", samplers.NSGAIISampler), ("gp", GPSampler), ("random", RandomSampler)],
 )
 def test_samplers_are_set_not_left_to_optuna(url: str, name: str, kind: type) -> None:
     ledger = opened(url, name)

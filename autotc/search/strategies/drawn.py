@@ -15,10 +15,6 @@ from autotc.policy import Policy
 from autotc.search import samplers
 from autotc.search.strategies.base import Proposed, Seen
 
-# NSGA-II draws other numbers in the process that chose a generation's parents than in one that finds them chosen; with
-# nothing remembered a study that was killed goes on as it would have.
-FORGETFUL = ("nsga2",)
-
 
 class Draws(Protocol):
     """A space to draw in."""
@@ -84,8 +80,6 @@ class Drawn:
     ) -> Proposed:
         """See `Strategy`."""
         distributions = self._space.distributions
-        if self._sampler in FORGETFUL:
-            self._memory, self._copied = optuna.create_study(directions=self._memory.directions), 0
         for seen in history[self._copied :]:
             self._memory.add_trial(_frozen(seen))
         self._copied = len(history)
