@@ -16,6 +16,7 @@ from autotc.device.gauge import Gauge
 from autotc.environment import environment
 from autotc.errors import SpecError
 from autotc.export import Member
+from autotc.optimism import optimism
 from autotc.recommend import Recommendation, recommend
 from autotc.search._choosing import Chooser
 from autotc.search._claims import Claim
@@ -126,6 +127,7 @@ class Result:
             "claims": claims,
             "no_claims": list(self.no_claims),
             "disagreement": self.disagreement,
+            "optimism": None if (seen := optimism(self.front)) is None else seen.as_dict(),
             "looks": self.looks,
             "trials": self.trials,
             "total": self.total,
