@@ -18,6 +18,7 @@ from autotc.calibration import verdict
 from autotc.charts import FrontChart, Point, Role
 from autotc.constraints import Constraint
 from autotc.errors import SpecError
+from autotc.metrics import COST, OBJECTIVES, QUALITY, Metric
 from autotc.pareto import non_dominated
 from autotc.policy import Number, Policy
 
@@ -75,9 +76,25 @@ class Member:
             raise SpecError(f"trial {self.trial}: no {name}{f' on {split}' if split else ''} is stored")
         return number.value
 
+    def measure(self, metric: Metric, split: str | None = None) -> Number | None:
+        """Return a figure of a split, or a cost in the metric's own unit; None where it is not stored."""
+        if not metric.on_cost:
+            return self.number(metric.name, split)
+        found = self.number(str(metric.field))
+        if found is None or found.name == metric.name:
+            return found
+        scaled = {"name": metric.name, "value": found.value / metric.divisor, "unit": metric.unit}
+        error = None if found.stderr is None else found.stderr / metric.divisor
+        return found.model_copy(update={**scaled, "stderr": error})
+
+    def point(self, objectives: Sequence[Metric], split: str | None = None) -> tuple[float, ...] | None:
+        """Return a value an objective, None where one is missing."""
+        found = [self.measure(m, split) for m in objectives]
+        return None if None in found else tuple(n.value for n in found if n is not None)
+
     @property
     def costs(self) -> dict[str, float]:
-        """Estimated costs by name."""
+        """Costs by name: estimates, or what was measured in their place."""
         return {n.name: n.value for n in self.numbers if n.name in UNITS}
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,11 +110,12 @@ class Member:
 
 
 def member(row: TrialRow) -> Member:
-    """Turn a stored trial into a member: its numbers and its costs, which are estimates for the full model."""
+    """Turn a stored trial into a member: its numbers, and its costs where they are estimates for the full model."""
+    measured = {n.name for n in row.numbers}
     costs = tuple(
         Number(name=name, value=row.costs[name], unit=unit, kind="estimated", on=str(row.policy.model.id))
         for name, unit in UNITS.items()
-        if name in row.costs
+        if name in row.costs and name not in measured
     )
     reference = row.role == "reference"
     label = (row.label or row.policy.describe()) if reference else None
@@ -123,14 +141,16 @@ def front(
     limit: float | None = None,
     convention: str = "literature",
     constraints: Sequence[Constraint] = (),
+    objectives: Sequence[Metric] = OBJECTIVES,
 ) -> tuple[list[Member], str]:
-    """Return the Pareto front (quality up, exact cost down) within a limit, cheapest first, and the split it rests on.
+    """Return the Pareto front within a limit, cheapest first, and the split it rests on.
 
     The front is drawn on the selection split where trials were measured there; otherwise on the search split.
 
     Args:
         limit: TFLOP per 1,000 requests in the named convention; None for no limit.
         constraints: others; those on costs are limits too, those on measured figures leave the front alone.
+        objectives: quality up and exact cost down, where no others are named.
     """
     named = () if limit is None else (Constraint(f"tflops_{convention}", limit),)
     limits = [*named, *(c for c in constraints if c.on_cost)]
@@ -143,10 +163,10 @@ def front(
             and all(c.violation(m.costs) <= 0 for c in limits)
         ]
         if rows:
-            points = np.array([[m.value("quality", split), m.value("tflops_exact")] for m in rows])
-            kept = [
-                m for m, keep in zip(rows, non_dominated(points, maximise=(True, False)), strict=True) if keep
-            ]
+            missing = (np.nan,) * len(objectives)
+            points = np.array([m.point(objectives, split) or missing for m in rows])
+            mask = non_dominated(points, [m.maximise for m in objectives])
+            kept = [m for m, keep in zip(rows, mask, strict=True) if keep]
             return sorted(kept, key=lambda m: m.value("tflops_exact")), split
     return [], "search"
 
@@ -191,33 +211,59 @@ def write_text(path: Path, text: str) -> None:
 
 
 def chart(
-    everything: Sequence[Member], chosen: Sequence[Member], split: str, title: str, subtitle: str
+    everything: Sequence[Member],
+    chosen: Sequence[Member],
+    split: str,
+    title: str,
+    subtitle: str,
+    x: Metric = COST,
+    y: Metric = QUALITY,
+    stairs: bool = True,
 ) -> FrontChart:
-    """Return the picture of a front among all trials, with references and presets."""
+    """Return the picture of a front among all trials, with references and presets.
+
+    Args:
+        x, y: what stands on the axes.
+        stairs: whether the front is one of these two alone, and so a line.
+    """
     on_front = {m.trial for m in chosen}
     points = []
     for m in everything:
-        quality = m.number("quality", split)
-        if quality is None:
+        here, quality = m.measure(y, split), m.number("quality", split)
+        if here is None or quality is None:
             if m.reference:
                 continue
-            quality = m.number("quality")
-        if quality is None:
+            here, quality = m.measure(y), m.number("quality")
+        place = m.measure(x, split) or m.measure(x)
+        if here is None or place is None or quality is None:
             continue
         role: Role = "front" if m.trial in on_front else "trial"
         if m.reference:
             role = "reference" if m.label in BASELINES else "preset"
         points.append(
             Point(
-                cost=m.value("tflops_exact"),
-                quality=quality.value,
-                stderr=quality.stderr,
+                cost=place.value,
+                quality=here.value,
+                stderr=here.stderr,
                 role=role,
                 label=m.label or f"#{m.trial}",
                 detail=f"{escape(m.label or f'trial {m.trial}')}: {escape(m.policy.describe())}<br>"
                 f"{quality.value:.1%} ± {quality.stderr or 0:.1%} on {quality.split}, n {quality.n}<br>"
-                f"{m.value('tflops_exact'):,.0f} TFLOP exact, {m.value('tflops_literature'):,.0f} literature",
+                f"{m.value('tflops_exact'):,.0f} TFLOP exact, {m.value('tflops_literature'):,.0f} literature"
+                + "".join(
+                    f"<br>{axis(a, split)}: {n.value:.4g}"
+                    for a, n in ((x, place), (y, here))
+                    if a not in OBJECTIVES
+                ),
                 trial=m.trial,
             )
         )
-    return FrontChart(title=title, subtitle=subtitle, points=points, quality_name=f"quality on {split}")
+    return FrontChart(title, subtitle, points, axis(y, split), axis(x, split), stairs=stairs, percent=y.share)
+
+
+def axis(metric: Metric, split: str) -> str:
+    """Return what a metric is called beside an axis."""
+    if metric.name.startswith("tflops_"):
+        return f"TFLOP per 1,000 requests ({metric.name.removeprefix('tflops_')}, estimated)"
+    words = metric.name.removesuffix("_gib").removesuffix("_ms").replace("_", " ")
+    return f"{words} ({metric.unit})" if metric.on_cost else f"{words} on {split}"

@@ -44,6 +44,11 @@ class Metric:
         return self.field is not None
 
     @property
+    def share(self) -> bool:
+        """Whether it is a share of one, written in percent."""
+        return self.high == 1.0
+
+    @property
     def direction(self) -> str:
         """As Optuna writes it."""
         return "maximize" if self.maximise else "minimize"
@@ -82,6 +87,17 @@ QUALITY, COST = METRICS["quality"], METRICS["tflops_exact"]
 OBJECTIVES = (QUALITY, COST)  # of a search that names none
 
 
+def known(name: str, option: str) -> Metric:
+    """Return a metric by name.
+
+    Raises:
+        SpecError: there is none of that name; the message names the option and the nearest one.
+    """
+    if name not in METRICS:
+        raise SpecError(f"{option}: unknown metric {name!r}. {nearest(name, METRICS)}")
+    return METRICS[name]
+
+
 def parse_objectives(names: Sequence[str]) -> tuple[Metric, ...]:
     """Return the metrics that a search aims at, figures first; without names `OBJECTIVES`.
 
@@ -90,10 +106,7 @@ def parse_objectives(names: Sequence[str]) -> tuple[Metric, ...]:
     """
     if not names:
         return OBJECTIVES
-    for name in names:
-        if name not in METRICS:
-            raise SpecError(f"--objective: unknown metric {name!r}. {nearest(name, METRICS)}")
-    found = tuple(METRICS[name] for name in names)
+    found = tuple(known(name, "--objective") for name in names)
     for i, one in enumerate(found):
         twin = next((m for m in found[:i] if one == m or (one.on_cost and one.field == m.field)), None)
         if twin is not None:

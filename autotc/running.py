@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from autotc.workload import Workload
 
 STARTED = time.monotonic()
-OPTIONS = frozenset(SearchSpec.model_fields) - {"reducers", "constraints"}
+OPTIONS = frozenset(SearchSpec.model_fields) - {"reducers", "constraints", "objectives"}
 
 
 def search(options: dict[str, Any], quiet: bool) -> Result:

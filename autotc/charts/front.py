@@ -54,6 +54,8 @@ class FrontChart:
     Args:
         limit: drawn as a line across the cost axis.
         chosen: `Point.trial` of the point that is ringed.
+        stairs: join the front's points.
+        percent: write levels of the y axis as percentages.
     """
 
     title: str
@@ -63,6 +65,8 @@ class FrontChart:
     cost_name: str = "TFLOP per 1,000 requests (exact, estimated)"
     limit: Limit | None = None
     chosen: int | str | None = None
+    stairs: bool = True
+    percent: bool = True
 
     def of(self, role: Role) -> list[Point]:
         """Points of one role that stand on the axes, by cost."""
@@ -112,7 +116,13 @@ class FrontChart:
                 error_y=None
                 if role == "trial"
                 else {"array": [1.96 * (p.stderr or 0) for p in points], "thickness": 1, "width": 3},
-                mode="lines+markers" if role == "front" else "markers+text" if role != "trial" else "markers",
+                mode="lines+markers"
+                if role == "front" and self.stairs
+                else "markers"
+                if role == "front"
+                else "markers+text"
+                if role != "trial"
+                else "markers",
                 text=[p.label for p in points],
                 textposition="middle right",
                 hovertext=[p.detail for p in points],
@@ -143,7 +153,7 @@ class FrontChart:
             figure.add_hline(
                 y=p.quality,
                 line={"dash": "dash", "width": 1, "color": COLOURS["reference"]},
-                annotation_text=_level(p),
+                annotation_text=_level(p, self.percent),
                 annotation_position="top left",
             )
         figure.update_layout(
@@ -167,7 +177,7 @@ class FrontChart:
             if not points:
                 continue
             x, y = [p.cost for p in points], [p.quality for p in points]
-            if role == "front":
+            if role == "front" and self.stairs:
                 axes.step(x, y, where="post", color=COLOURS[role], lw=1.4, zorder=4)
             axes.errorbar(
                 x,
@@ -184,7 +194,7 @@ class FrontChart:
         for p in self.beyond:
             axes.axhline(p.quality, color=COLOURS["reference"], lw=1, ls="--", zorder=2)
             axes.annotate(
-                _level(p),
+                _level(p, self.percent),
                 (0.005, p.quality),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 3),
@@ -230,5 +240,8 @@ class FrontChart:
             )
 
 
-def _level(point: Point) -> str:
-    return f"{point.label}: {100 * point.quality:.1f} % at {point.cost:,.0f}"
+def _level(point: Point, percent: bool) -> str:
+    level = f"{100 * point.quality:.1f} %" if percent else f"{point.quality:.3g}"
+    return f"{point.label}: {level} at " + (
+        f"{point.cost:,.0f}" if point.cost >= 100 else f"{point.cost:.3g}"
+    )

@@ -33,6 +33,11 @@ CONSTRAINT_HELP = (
     "figure (quality, worst_group_drop, ...) of what is recommended. Default: 'worst_group_drop <= 0.05'."
 )
 
+OBJECTIVE_HELP = (
+    "What to search for, two to four of them (repeatable): figures (quality, worst_group, next_question, agreement, "
+    "...) and costs (tflops_exact, kv_gib, memory_gib, latency_ms, ...). Default: quality and tflops_exact."
+)
+
 
 def search(
     model: Model,
@@ -48,6 +53,7 @@ def search(
     max_memory_gib: Annotated[
         float | None, typer.Option("--max-memory-gib", help="At most this peak memory (estimated here).")
     ] = None,
+    objective: Annotated[list[str] | None, typer.Option("--objective", help=OBJECTIVE_HELP)] = None,
     constraint: Annotated[list[str] | None, typer.Option("--constraint", help=CONSTRAINT_HELP)] = None,
     workload: Annotated[
         str | None,
@@ -141,8 +147,9 @@ def search(
     from autotc import running
 
     given = {name: value for name, value in locals().items() if name in running.OPTIONS}
+    lists = {"reducers": reducer, "constraints": constraint, "objectives": objective}
     with _stoppable():
-        result = running.search({**given, "reducers": reducer, "constraints": constraint}, quiet=as_json)
+        result = running.search({**given, **lists}, quiet=as_json)
         if as_json:
             print_json(result.as_dict())
         else:
@@ -194,10 +201,27 @@ def front(
     with_references: Annotated[
         bool, typer.Option("--with-references", help="References and presets too.")
     ] = False,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option("--objective", help="Front in these metrics instead of the search's own (repeatable)."),
+    ] = None,
     plot: Annotated[
         list[Path] | None,
         typer.Option("--plot", help="Write the picture to FILE.html or FILE.png (repeatable)."),
     ] = None,
+    x: Annotated[
+        str | None, typer.Option("--x", help="Metric across the picture; default: the first cost.")
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option("--y", help="Metric up the picture; default: the first figure.")
+    ] = None,
+    with_history: Annotated[
+        bool,
+        typer.Option(
+            "--with-history",
+            help="With --json: an object of the front and of the volume it covered after each trial.",
+        ),
+    ] = False,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
@@ -207,12 +231,15 @@ def front(
     from autotc.tables.fronts import FrontView
 
     store = Store(storage)
-    view = FrontView.read(store, _latest(store, study), max_tflops, flops_convention)
+    view = FrontView.read(
+        store, _latest(store, study), max_tflops, flops_convention, objectives=objective or ()
+    )
     for path in plot or ():
-        view.chart().write(path)
+        view.chart(x, y).write(path)
         say(f"wrote {path}")
     if as_json:
-        print_json([view.as_dict(m) for m in (*view.front, *(view.references if with_references else ()))])
+        found = [view.as_dict(m) for m in (*view.front, *(view.references if with_references else ()))]
+        print_json({**view.searched(), "front": found} if with_history else found)
     else:
         view.print(prices(store, view.study, view.within))
 

@@ -7,6 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from autotc.metrics import Metric
 from autotc.policy import Number
 
 console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 160)
@@ -26,6 +27,14 @@ def percent(number: Number | None) -> str:
         return "-"
     error = "" if number.stderr is None else f" ± {100 * number.stderr:.1f}"
     return f"{100 * number.value:.1f}{error} %"
+
+
+def written(metric: Metric, number: Number | None) -> str:
+    """Write a figure or a cost; a dash where there is none."""
+    if metric.share or number is None:
+        return percent(number)
+    error = "" if number.stderr is None else f" ± {number.stderr:.2g}"
+    return f"{figure(number.value)}{error}"
 
 
 def figure(value: float) -> str:

@@ -17,16 +17,21 @@ from autotc.errors import SpecError
 from autotc.export import Member, document, members
 from autotc.export import chart as front_chart
 from autotc.export import front as pareto_front
+from autotc.history import History, history
+from autotc.metrics import OBJECTIVES, Metric, known, parse_objectives
 from autotc.optimism import Optimism, optimism
 from autotc.policy import Policy
 from autotc.price import Price
 from autotc.recommend import Recommendation, insist, recommend
 from autotc.standing import Standing, standings
-from autotc.tables.console import console, figure, grid, percent
+from autotc.tables.console import console, figure, grid, percent, written
 
 if TYPE_CHECKING:
     from autotc.charts import FrontChart
     from autotc.store import Store
+
+
+COLUMNS = ("quality", "tflops_exact", "tflops_literature", "visual_tokens")  # of every table of a front
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class FrontView:
     split: str
     constraints: tuple[Constraint, ...] = ()
     standings: Mapping[int | str, Standing] = field(default_factory=dict)
+    objectives: tuple[Metric, ...] = OBJECTIVES
     deploy: str = "hf"
 
     @staticmethod
@@ -52,11 +58,13 @@ class FrontView:
         limit: float | None,
         convention: str | None,
         constraints: Sequence[str] = (),
+        objectives: Sequence[str] = (),
     ) -> FrontView:
         """Read a study and compute its front; limit and convention default to those it was searched under.
 
         Args:
             constraints: as strings; they take the place of those of the search about the same figures.
+            objectives: others than the search had, by name.
 
         Raises:
             SpecError: no such study, an unknown convention, or constraints that cannot be met together.
@@ -72,7 +80,8 @@ class FrontView:
         given = parse_constraints(constraints, named)
         stored = parse_constraints(row.spec.get("constraints") or ())
         given = (*given, *(c for c in stored if all(c.name != g.name for g in given)))
-        chosen, split = pareto_front(everything, limit, convention, given)
+        aims = parse_objectives(objectives or row.spec.get("objectives") or ())
+        chosen, split = pareto_front(everything, limit, convention, given, aims)
         return FrontView(
             study,
             row.evaluated_on,
@@ -84,6 +93,7 @@ class FrontView:
             split,
             given,
             standings(store, study, chosen, [m for m in everything if m.reference]),
+            aims,
             deploy=row.spec.get("deploy", "hf"),
         )
 
@@ -103,9 +113,39 @@ class FrontView:
         limits = [*named, *(c for c in self.constraints if c.on_cost)]
         return all(c.violation(costs) <= 0 for c in limits)
 
-    def chart(self) -> FrontChart:
-        """Return the picture."""
-        return front_chart(self.everything, self.front, self.split, self.study, self.caption())
+    def chart(self, x: str | None = None, y: str | None = None) -> FrontChart:
+        """Return the picture.
+
+        Args:
+            x, y: metrics on the axes; by default the first cost and the first figure among the objectives.
+
+        Raises:
+            SpecError: an unknown metric, or one that no trial has.
+        """
+        across = known(x, "--x") if x else next(m for m in self.objectives if m.on_cost)
+        up = known(y, "--y") if y else self.objectives[0]
+        stairs = {across, up} == set(self.objectives)
+        drawn = front_chart(
+            self.everything, self.front, self.split, self.study, self.caption(), across, up, stairs
+        )
+        if not drawn.points and self.everything:
+            raise SpecError(f"--plot: no trial of {self.study} has both {across.name} and {up.name}")
+        return drawn
+
+    def history(self) -> History | None:
+        """Return how far the search had come after each trial."""
+        return history(self.everything, self.objectives, self.within)
+
+    def searched(self) -> dict[str, Any]:
+        """Return what the search aimed at and how far it had come after each trial, as JSON data."""
+        found = self.history()
+        aims = [{"name": m.name, "better": "more" if m.maximise else "less"} for m in self.objectives]
+        return {
+            "study": self.study,
+            "split": self.split,
+            "objectives": aims,
+            "hypervolume": None if found is None else found.as_dict(),
+        }
 
     def caption(self) -> str:
         """Return one line that says what the figures are."""
@@ -146,7 +186,8 @@ class FrontView:
             return
         qualities = (f"quality ({self.split})", "held-out, 95 % interval")
         left = ("verdict", "policy")
-        table = grid("trial", "TFLOP lit.", "TFLOP exact", "tokens", *qualities, *left, left=left)
+        more = (m.name for m in self._more)
+        table = grid("trial", "TFLOP lit.", "TFLOP exact", "tokens", *qualities, *more, *left, left=left)
         for m in self.front:
             self._row(table, m)
         near = self.references
@@ -155,6 +196,11 @@ class FrontView:
             for m in near:
                 self._row(table, m, style="dim")
         console.print(table)
+        if self.objectives != OBJECTIVES:
+            aims = ", ".join(f"{'most' if m.maximise else 'least'} {m.name}" for m in self.objectives)
+            console.print(
+                f"Front: no other trial is as good in all of {aims}, and better in one.", style="dim"
+            )
         compared = sum(1 for s in self.standings.values() if s.verdict)
         if compared:
             console.print(
@@ -168,6 +214,11 @@ class FrontView:
             console.print(escape(price.text + "."))
         console.print(escape(self.recommend().text))
 
+    @property
+    def _more(self) -> list[Metric]:
+        """Objectives that the table has no column for anyway."""
+        return [m for m in self.objectives if m.name not in COLUMNS]
+
     def _row(self, table: Table, m: Member, style: str | None = None) -> None:
         label = str(m.trial)
         table.add_row(
@@ -177,6 +228,7 @@ class FrontView:
             f"{m.value('visual_tokens'):,.0f}",
             percent(m.number("quality", self.split)),
             self._heldout(m),
+            *(written(metric, m.measure(metric, self.split)) for metric in self._more),
             self._verdict(m),
             escape(m.policy.describe()),
             style=style,
