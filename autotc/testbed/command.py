@@ -168,6 +168,7 @@ def _pool(
         runs = _runner(bed, evaluations)
         yield lambda jobs: map(runs, jobs)
         return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker: more would only wait for one another
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=_start, initargs=(load_bed, evaluations)
     ) as pool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from autotc._outcomes import FLOATS, Outcomes
 from autotc.cost import estimate
+from autotc.policy import Policy
 from autotc.search._inverse import encode
 from autotc.search._racing import dominated, gap, rungs
 from autotc.search._references import references
@@ -22,6 +23,16 @@ from autotc.testbed.score import Candidates, area
 TRIALS_AT_MOST = 1000
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A policy that a course evaluated on all search examples: at which trial, its exact cost and its answers (n,)."""
+
+    number: int
+    policy: Policy
+    cost: float
+    correct: np.ndarray
+
+
 @dataclass
 class Course:
     """What one strategy did with one seed.
@@ -31,6 +42,7 @@ class Course:
         evaluations: (T,) evaluations of an example so far, after each trial.
         areas: (T,) area of what is known then, presets included.
         found: the policies it evaluated on all search examples.
+        tried: the same with their answers, in the order of the trials.
         over: proposals over the limit.
         off: proposals whose answers the surrogate drew.
         distance: their median distance from the lattice, in units of that between its policies.
@@ -43,6 +55,7 @@ class Course:
     evaluations: list[int] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     found: Candidates | None = None
+    tried: list[Tried] = field(default_factory=list)
     over: int = 0
     off: int = 0
     distance: float = 0.0
@@ -100,7 +113,7 @@ def run(
     tried: dict[tuple[object, ...], Seen] = {}
     free = {bed.identity(bed.policies[i]) for i in np.flatnonzero(bed.presets)}
     history: list[Seen] = []
-    rows: list[tuple[float, np.ndarray]] = []
+    found = _candidates(bed, np.zeros(0), np.zeros((0, len(bed.full)), bool))
     board, columns, distances = Board(), _columns(bed), []
     incumbents: dict[int, Outcomes] = {}
     spent, asking = 0, 0.0
@@ -126,16 +139,17 @@ def run(
             told, used, whole = _race(answers, bed, columns, board, incumbents, racing and key not in free)
             spent += 0 if key in free else used
             if whole:
-                rows.append((answers.cost, answers.correct))
+                course.tried.append(Tried(number, policy, answers.cost, answers.correct))
+                found = found + _candidates(bed, np.array([answers.cost]), answers.correct[None])
             seen = Seen(number, proposal, told, answers.cost)
             tried[key] = seen
             history.append(seen)
         course.evaluations.append(spent)
         if twin is None or not course.areas:
-            course.areas.append(area(known + _rows(bed, rows), most, least))
+            course.areas.append(area(known + found, most, least))
         else:
             course.areas.append(course.areas[-1])
-    course.found = _rows(bed, rows)
+    course.found = found
     course.off, course.distance = len(distances), float(np.median(distances)) if distances else 0.0
     course.ask_s = asking / max(1, len(history))
     return course
@@ -179,13 +193,6 @@ def _columns(bed: Bed) -> dict[str, Any]:
         "answer": text,
         **dict.fromkeys(FLOATS, missing),
     }
-
-
-def _rows(bed: Bed, rows: list[tuple[float, np.ndarray]]) -> Candidates:
-    correct = np.array([c for _, c in rows], bool).reshape(len(rows), -1)
-    if not rows:
-        correct = np.zeros((0, len(bed.full)), bool)
-    return _candidates(bed, np.array([cost for cost, _ in rows]), correct)
 
 
 def _candidates(bed: Bed, cost: np.ndarray, correct: np.ndarray) -> Candidates:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autotc.cost import estimate
+from autotc._charge import reducer_work, total_tflops
 from autotc.errors import SpecError
 from autotc.policy import Policy, Stage
 from autotc.search.space import Space
@@ -32,6 +32,7 @@ class Layers:
                 f"Allow it, or choose another strategy"
             )
         self.space, self.rule, self.depths = space, rule, space.depths["decoder"]
+        self._charge = reducer_work(space.full)
         self.reachable = self.cost(self.policy([0.0] * len(self.depths)))
 
     def policy(self, keeps: Sequence[float] | np.ndarray) -> Policy:
@@ -50,7 +51,8 @@ class Layers:
 
     def cost(self, policy: Policy) -> float:
         """Return the cost in the convention of the study's limit, TFLOP per 1,000 requests."""
-        return estimate(policy, self.space.full, self.space.workload).get(self.space.convention)
+        space = self.space
+        return total_tflops(policy.stages, space.full, space.workload, space.convention, self._charge)
 
     def budget(self, place: float) -> float:
         """Return the budget at a place in [0, 1) of those that cuts inside the language model can meet."""
