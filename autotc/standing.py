@@ -43,10 +43,9 @@ def standings(
     store: Store, study: str, front: Sequence[Member], references: Sequence[Member]
 ) -> dict[int | str, Standing]:
     """Return how members and references stand, by trial or label; those without held-out outcomes are left out."""
-    ids = {
-        (r.label or r.policy.describe()) if r.role == "reference" else r.number: r
-        for r in store.trials(study)
-    }
+    numbers = [m.trial for m in front if isinstance(m.trial, int)]
+    rows = [*store.trials(study, role="reference"), *store.trials(study, numbers=numbers)]
+    ids = {(r.label or r.policy.describe()) if r.role == "reference" else r.number: r for r in rows}
     columns: dict[int | str, Any] = {
         m.trial: store.outcomes(ids[m.trial].id, "held-out")
         for m in (*front, *references)

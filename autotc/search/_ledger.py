@@ -19,6 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -100,7 +101,9 @@ class Ledger:
                 load_if_exists=True,
             )
             self._memory = optuna.create_study(directions=self.study.directions)
-        self._copied: set[int] = set()
+        self._copied = 0  # trials, by number, that are in memory
+        self._open: dict[int, int | None] = {}  # of those that were running then, their ids in memory
+        self._space = IntersectionSearchSpace(include_pruned=True)
         self._points: list[dict[str, Any]] = []
 
     def close(self) -> None:
@@ -170,18 +173,11 @@ class Ledger:
         fixed: dict[str, Any],
     ) -> FrozenTrial:
         """Draw a trial in memory, so that it reaches the database whole and in one transaction."""
-        for there in trials:
-            if there.number not in self._copied and there.state == TrialState.COMPLETE:
-                self._copied.add(there.number)
-                self._memory.add_trial(there)
-        liars = [t for t in trials if t.state == TrialState.RUNNING] if self._workers > 1 else []
+        self._copy(trials)
         memory = self._memory
-        if liars:  # trials of other workers are running: they count as poor until they are told
-            memory = optuna.create_study(directions=self.study.directions)
-            memory.add_trials([*self._memory.get_trials(deepcopy=False), *liars])
         salt = 0 if self._workers == 1 else os.getpid()
         seed = samplers.trial_seed(self._seed, len(trials)) ^ salt
-        memory.sampler = samplers.make(self._sampler, seed, self._workers)
+        memory.sampler = samplers.make(self._sampler, seed, self._workers, self._space)
         if fixed:
             memory.enqueue_trial(fixed)
         drawn = memory.ask(fixed_distributions=dict(distributions))
@@ -194,6 +190,32 @@ class Ledger:
             distributions=dict(distributions),
             system_attrs=attributes,
         )
+
+    def _copy(self, trials: list[FrozenTrial]) -> None:
+        """Bring the study in memory up to date with the trials, which are in the order of their numbers, from 0.
+
+        What other workers run is there as running, and counts as poor, until it is told.
+        """
+        memory, study = self._memory._storage, self._memory._study_id
+        for number, mine in list(self._open.items()):
+            there = trials[number]
+            if there.state == TrialState.RUNNING:
+                continue
+            del self._open[number]
+            if mine is None:
+                if there.state == TrialState.COMPLETE:
+                    memory.create_new_trial(study, there)
+                continue
+            for key, value in there.system_attrs.items():
+                memory.set_trial_system_attr(mine, key, value)
+            memory.set_trial_state_values(mine, there.state, there.values)
+        for there in trials[self._copied :]:
+            if there.state == TrialState.COMPLETE:
+                memory.create_new_trial(study, there)
+            elif there.state == TrialState.RUNNING:
+                liar = self._workers > 1
+                self._open[there.number] = memory.create_new_trial(study, there) if liar else None
+        self._copied = len(trials)
 
     def handle(self, frozen: FrozenTrial) -> Trial:
         """Return a running trial as one that can be told."""

@@ -57,6 +57,7 @@ class Loop:
         self._results: dict[str, TrialRow] = {}
         self._references: dict[tuple[object, ...], Policy] = {}
         self._seen: set[int] = set()
+        self._at = -1  # how often the study had changed at the last look
         self._reaped = -lease_s
         spec = session.spec
         self._choose = (
@@ -86,7 +87,7 @@ class Loop:
 
     def refresh(self) -> None:
         """Read the trials that were finished since the last look, by whoever."""
-        rows = self.session.store.trials(self.session.name)
+        self._at, rows = self.session.store.changed(self.session.name, self._at)
         for row in rows:
             if row.state != "running" and row.id not in self._seen:
                 self._take(row)
@@ -156,7 +157,8 @@ class Loop:
         running = self.ledger.running()
         if not running:
             return None
-        rows = {r.number: r for r in self.session.store.trials(self.session.name, role="trial")}
+        numbers = [frozen.number for frozen in running]
+        rows = {r.number: r for r in self.session.store.trials(self.session.name, numbers=numbers)}
         for frozen in running:
             row = rows.get(frozen.number)
             if row is None:

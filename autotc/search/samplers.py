@@ -12,6 +12,7 @@ from collections.abc import Callable
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial
 
 from autotc.errors import SpecError
@@ -65,13 +66,15 @@ _MAKERS: dict[str, Callable[[int, int], BaseSampler]] = {
 NAMES = tuple(_MAKERS)
 
 
-def make(name: str, seed: int, workers: int = 1) -> BaseSampler:
+def make(name: str, seed: int, workers: int = 1, space: IntersectionSearchSpace | None = None) -> BaseSampler:
     """Return a sampler.
 
     Args:
         name: tpe, nsga2, gp or random.
         seed: of this trial.
         workers: processes that share the study.
+        space: remembers for TPE, from one trial to the next, which parameters all trials have in common; to be used
+            with one study only.
 
     Raises:
         SpecError: unknown name.
@@ -80,7 +83,10 @@ def make(name: str, seed: int, workers: int = 1) -> BaseSampler:
         raise SpecError(f"--sampler: unknown sampler {name!r}. {nearest(name, _MAKERS)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return _MAKERS[name](seed, workers)
+        sampler = _MAKERS[name](seed, workers)
+    if space is not None and isinstance(sampler, TPESampler):
+        sampler._search_space = space  # finding it anew among 1,000 trials takes as long as drawing
+    return sampler
 
 
 def trial_seed(seed: int, number: int) -> int:

@@ -32,7 +32,7 @@ def studies(connection: Connection, name: str | None) -> list[StudyRow]:
     where = [] if name is None else [Study.name == name]
     counted = (
         select(Trial.study_id, Trial.state, func.count())
-        .where(Trial.role == "trial")
+        .where(Trial.role == "trial", Trial.study_id.in_(select(Study.id).where(*where)))
         .group_by(Trial.study_id, Trial.state)
     )
     counts: dict[int, dict[str, int]] = defaultdict(dict)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from autotc.store.rows import Row
-from autotc.store.schema import Cost, Front, Lease, Metric, Study, Trial
+from autotc.store.schema import Cost, Lease, Metric, Study, Trial
 from autotc.store.store import Store
 
 Version = tuple[str, ...]
@@ -60,41 +60,9 @@ class Reader(Store):
         """Return for each study, oldest first, a key that changes when anything that is shown of it changes."""
         if not self._ready():
             return {}
-        trials = (
-            select(
-                Trial.study_id,
-                func.max(Trial.id).label("newest"),
-                func.count(Trial.finished).label("finished"),
-                func.max(Trial.finished).label("last"),
-            )
-            .group_by(Trial.study_id)
-            .subquery()
-        )
-        figures = (
-            select(Trial.study_id, func.count(Metric.trial_id).label("n"))
-            .join(Metric, Metric.trial_id == Trial.id)
-            .group_by(Trial.study_id)
-            .subquery()
-        )
-        fronts = select(Front.study_id, func.max(Front.id).label("id")).group_by(Front.study_id).subquery()
-        chosen = (
-            select(
-                Study.name,
-                Study.state,
-                Study.spec,
-                trials.c.newest,
-                trials.c.finished,
-                trials.c.last,
-                figures.c.n,
-                fronts.c.id,
-            )
-            .outerjoin(trials, trials.c.study_id == Study.id)
-            .outerjoin(figures, figures.c.study_id == Study.id)
-            .outerjoin(fronts, fronts.c.study_id == Study.id)
-            .order_by(Study.id)
-        )
         with self._read() as connection:
-            return {row[0]: tuple(map(str, row[1:])) for row in connection.execute(chosen)}
+            chosen = select(Study.name, Study.changes).order_by(Study.id)
+            return {name: (str(changes),) for name, changes in connection.execute(chosen)}
 
     def glances(self, quality: str = "quality", costs: Collection[str] = COSTS) -> dict[str, list[Glance]]:
         """Return for each study its completed trials, references apart, in a fixed number of statements.

@@ -202,10 +202,10 @@ class _Made:
         )
         truth = 0.25 + 0.72 * keep**0.12 - 0.02 * len(stages) - 0.08 * self.random.random()
         splits = ["search", "selection", "held-out"] if at % 25 == 0 or label else ["search"]
-        quality = [self.measured(at, split, float(truth)) for split in splits][0]
+        qualities = [self.measured(at, split, float(truth)) for split in splits]
         if number is not None:
-            told = {"tflops_literature": over}
-            self.trials.append(Made(number, "complete", params or {}, quality, costs["tflops_exact"], told))
+            told, cost = {"tflops_literature": over}, costs["tflops_exact"]
+            self.trials.append(Made(number, "complete", params or {}, qualities[0], cost, told))
 
     def policy(self, label: str | None) -> Policy:
         if label == "uncompressed":

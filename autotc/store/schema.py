@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeDecorator
 
 # Every revision, oldest first. The id carries the first autotc that knows it, so that an older autotc
 # which meets a newer database can say which version it needs.
-REVISIONS: tuple[str, ...] = ("v0.1.0.a", "v0.1.0.b", "v0.1.0.c", "v0.1.0.d")
+REVISIONS: tuple[str, ...] = ("v0.1.0.a", "v0.1.0.b", "v0.1.0.c", "v0.1.0.d", "v0.1.0.e")
 
 # Optuna keeps its tables in the same database and its version in Alembic's default table, hence our own.
 VERSION_TABLE = "autotc_alembic_version"
@@ -71,6 +71,8 @@ class Study(Base):
     # of several workers one measures the front on the other splits
     closer: Mapped[str | None]
     closer_until: Mapped[datetime | None]
+    # how often what is shown of it has changed
+    changes: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Environment(Base):
@@ -97,7 +99,11 @@ class Trial(Base):
     """One policy in one study. `key` is what makes it unique: the number, or the label of a reference."""
 
     __tablename__ = "trial"
-    __table_args__ = (UniqueConstraint("study_id", "role", "key"),)
+    __table_args__ = (
+        UniqueConstraint("study_id", "role", "key"),
+        Index(None, "study_id", "changed"),
+        Index(None, "study_id", "role", "state"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
@@ -119,6 +125,8 @@ class Trial(Base):
     losses: Mapped[int] = mapped_column(default=0, server_default="0")
     # what it was run with; None before it is finished, and where an older autotc ran it
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environment.id"))
+    # which change of the study was its latest
+    changed: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Metric(Base):

@@ -6,7 +6,7 @@ whole or not at all, once; what is added later may be added again with the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -82,6 +82,7 @@ class Store(Calibrations, Jobs):
                     f"{'; '.join(differing)}. Use the same settings, or another --study name"
                 )
             connection.execute(update(Study).where(Study.name == name).values(spec=wanted["spec"]))
+            write.count_change(connection, self._study_id(connection, name))
             return read.studies(connection, name)[0]
 
     def study(self, name: str) -> StudyRow | None:
@@ -103,6 +104,7 @@ class Store(Calibrations, Jobs):
         with self._write() as connection:
             study_id = self._study_id(connection, name)
             connection.execute(update(Study).where(Study.id == study_id).values(state=state))
+            write.count_change(connection, study_id)
 
     def add_environment(self, study: str, environment: Mapping[str, Any]) -> int:
         """Record what trials of a study are about to be run with; what is there already keeps its id."""
@@ -155,9 +157,12 @@ class Store(Calibrations, Jobs):
             )
             connection.execute(shared.on_conflict_do_nothing(index_elements=["id"]))
             made = engine.upsert(connection.dialect.name, Trial).values(study_id=study_id, **values)
-            connection.execute(made.on_conflict_do_nothing(index_elements=["study_id", "role", "key"]))
+            made = made.on_conflict_do_nothing(index_elements=["study_id", "role", "key"])
+            new = connection.execute(made.returning(Trial.id)).first()
             where = (Trial.study_id == study_id, Trial.role == role, Trial.key == key)
             there = connection.execute(select(Trial.id, Trial.policy_id).where(*where)).one()
+            if new is not None:
+                write.count_change(connection, study_id, there.id)
         if there.policy_id != policy.id:
             raise StoreError(f"study {study!r}: trial {number} is already stored with another policy")
         return int(there.id)
@@ -209,13 +214,15 @@ class Store(Calibrations, Jobs):
             stages = [{"trial_id": trial_id, **{k: t[k] for k in ("stage", "asked", "kept")}} for t in trace]
             write.put(connection, Trace, ("trial_id", "stage"), stages)
             connection.execute(delete(Lease).where(Lease.trial_id == trial_id))
+            write.count_change(connection, study_id, trial_id)
         return True
 
     def add_numbers(self, trial_id: int, numbers: Iterable[Number]) -> None:
         """Add figures to a trial; one of the same name, split, kind and model replaces the former."""
         with self._write() as connection:
-            self._study_of(connection, trial_id)
+            study_id = self._study_of(connection, trial_id)
             write.numbers(connection, trial_id, numbers)
+            write.count_change(connection, study_id, trial_id)
 
     def add_outcomes(self, trial_id: int, split: str, outcomes: Any) -> None:
         """Add outcomes to a trial; a column given for an example replaces the former, None leaves it."""
@@ -223,6 +230,7 @@ class Store(Calibrations, Jobs):
         with self._write() as connection:
             study_id = self._study_of(connection, trial_id)
             write.outcomes(connection, trial_id, study_id, split, rows)
+            write.count_change(connection, study_id, trial_id)
 
     def _study_of(self, connection: Connection, trial_id: int) -> int:
         found = connection.scalar(select(Trial.study_id).where(Trial.id == trial_id))
@@ -230,8 +238,17 @@ class Store(Calibrations, Jobs):
             raise StoreError(f"{self.url_shown}: there is no trial with id {trial_id}")
         return found
 
-    def trials(self, study: str, role: str | None = None, state: str | None = None) -> list[TrialRow]:
+    def trials(
+        self,
+        study: str,
+        role: str | None = None,
+        state: str | None = None,
+        numbers: Collection[int] | None = None,
+    ) -> list[TrialRow]:
         """Return a study's trials in the order they were entered.
+
+        Args:
+            numbers: only those of these numbers.
 
         Raises:
             SpecError: no such study.
@@ -242,7 +259,23 @@ class Store(Calibrations, Jobs):
             where = [Trial.study_id == self._study_id(connection, study)]
             where += [Trial.role == role] if role is not None else []
             where += [Trial.state == state] if state is not None else []
+            if numbers is not None:  # found by the index on what makes a trial unique
+                where += [Trial.role == "trial", Trial.key.in_([str(n) for n in numbers])]
             return read.trials(connection, where)
+
+    def changed(self, study: str, since: int = -1) -> tuple[int, list[TrialRow]]:
+        """Return how often a study has changed, and the trials that did since it had changed `since` times.
+
+        Raises:
+            SpecError: no such study.
+        """
+        if not self._ready():
+            raise SpecError(self._unknown_study(study, []))
+        with self._read() as connection:
+            study_id = self._study_id(connection, study)
+            now = connection.execute(select(Study.changes).where(Study.id == study_id)).scalar_one()
+            new = [Trial.study_id == study_id, Trial.changed > since]
+            return now, read.trials(connection, new) if now > since else []
 
     def trial(self, trial_id: int) -> TrialRow:
         """Return one trial by its id.
@@ -384,6 +417,7 @@ class Store(Calibrations, Jobs):
             front_id = int(connection.execute(made).scalar_one())
             if rows:
                 connection.execute(insert(FrontMember), [{"front_id": front_id, **row} for row in rows])
+            write.count_change(connection, study_id)
             return front_id
 
     def fronts(self, study: str) -> list[FrontRow]:

@@ -7,11 +7,26 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, func, insert, select
+from sqlalchemy import Connection, Insert, func, insert, select, update
 
 from autotc.policy import Number
 from autotc.store import columns, engine
-from autotc.store.schema import Base, Environment, Example, Metric, Outcome
+from autotc.store.schema import Base, Environment, Example, Metric, Outcome, Study, Trial
+
+
+def count_change(connection: Connection, study_id: int, trial_id: int | None = None) -> None:
+    """Count a change of a study, and of one of its trials; the last statement of a transaction.
+
+    The study's row is locked from here to the commit, so that a reader who has seen a count has seen all before it.
+    """
+    if (
+        trial_id is not None
+    ):  # every writer locks the trial before the study, so that no two wait for one another
+        connection.execute(select(Trial.id).where(Trial.id == trial_id).with_for_update())
+    counted = update(Study).where(Study.id == study_id).values(changes=Study.changes + 1)
+    at = connection.execute(counted.returning(Study.changes)).scalar_one()
+    if trial_id is not None:
+        connection.execute(update(Trial).where(Trial.id == trial_id).values(changed=at))
 
 
 def put(

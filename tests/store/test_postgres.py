@@ -271,7 +271,8 @@ def test_a_database_of_every_former_revision_is_upgraded(postgres_url: str, old:
         store.studies()
     assert store.upgrade() == (old, schema.REVISIONS[-1])
     assert store.check()["trials"] == 5
-    check_asset(store)
+    if old < "v0.1.0.d":  # from then on its running trial has ended
+        check_asset(store)
     if old >= "v0.1.0.b":
         assert [it.result for it in store.calibrations()] == [{"rho": 0.5}]
     if old >= "v0.1.0.c":

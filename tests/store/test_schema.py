@@ -187,6 +187,17 @@ def test_a_database_of_the_fourth_revision_is_read_and_upgraded(tmp_path: Path) 
     store.close()
 
 
+def test_a_database_of_the_fifth_revision_is_read_and_upgraded(tmp_path: Path) -> None:
+    shutil.copy(ASSETS / "revision_v0.1.0.e.sqlite", tmp_path / "fifth.db")
+    store = Store(f"sqlite:///{tmp_path}/fifth.db", check=False)
+    assert store.upgrade()[1] == schema.REVISIONS[-1]
+    now, rows = store.changed("typical")
+    assert now == 2 and len(rows) == 6
+    now, rows = store.changed("typical", 0)  # those of earlier revisions were never counted
+    assert now == 2 and [row.number for row in rows] == [4]
+    store.close()
+
+
 def test_an_older_schema_is_refused_with_the_command_and_upgraded_by_it(
     old: str, future: Callable[..., None]
 ) -> None:
