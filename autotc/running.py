@@ -309,8 +309,9 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
         console.print(f"[dim]Held-out data looked at {result.looks} times in this study.[/]")
     for note in result.notes:
         console.print(f"[dim]note: {note}[/]")
+    heading = "Nothing more to try" if result.exhausted else headings[result.state]
     console.print(
-        f"\n[bold]{headings[result.state]}[/]: {result.trials} of {result.total} trials, "
+        f"\n[bold]{heading}[/]: {result.trials} of {result.total} trials, "
         f"{len(result.front)} on the front, {duration(time.monotonic() - STARTED)} min. Next:"
     )
     for line in result.next:

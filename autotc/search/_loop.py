@@ -54,6 +54,7 @@ class Loop:
         self.session, self.ledger, self.worker, self.lease_s = session, ledger, worker, lease_s
         self._reserve_s, self.alive, self.leave = reserve_s, alive, leave
         self.board = Board(objectives=session.objectives)
+        self.exhausted = False  # whether the strategy had nothing more to try before there were enough
         self._results: dict[str, TrialRow] = {}
         self._references: dict[tuple[object, ...], Policy] = {}
         self._seen: set[int] = set()
@@ -76,6 +77,7 @@ class Loop:
             if job is None:
                 if not patiently(self.ledger.running):
                     patiently(self.refresh)
+                    self.exhausted = patiently(self.ledger.count) < self.session.spec.trials
                     return True
                 if self.leave():
                     return False

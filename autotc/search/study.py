@@ -94,6 +94,7 @@ class Result:
         notes: plain lines about this run.
         next: commands to type next.
         recommendation: what `autotc export` would take from the front; None without one.
+        exhausted: whether the strategy had nothing more to try before it had all its trials.
     """
 
     study: str
@@ -113,6 +114,7 @@ class Result:
     next: tuple[str, ...] = ()
     recommendation: Recommendation | None = None
     no_claims: tuple[str, ...] = ()
+    exhausted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -131,6 +133,7 @@ class Result:
             "looks": self.looks,
             "trials": self.trials,
             "total": self.total,
+            "exhausted": self.exhausted,
             "ran": self.ran,
             "profile": {**vars(self.profile), "outside": self.profile.outside},
             "notes": list(self.notes),
@@ -163,6 +166,7 @@ class Study:
     lease_s: float = LEASE_S
     space: Space = field(init=False)
     name: str = field(init=False)
+    _exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         spec, setting = self.spec, self.setting
@@ -278,7 +282,9 @@ class Study:
                 worker.refresh()
                 return True
             with self._crew():
-                return worker.run()
+                complete = worker.run()
+            self._exhausted = worker.exhausted
+            return complete
         finally:
             ledger.close()
 
@@ -358,7 +364,11 @@ class Study:
         return 0 if row is None else sum(v for k, v in row.counts.items() if k != "running")
 
     def _result(self, state: str, trials: int, before: int) -> Result:
-        session = self._session
+        session, spec = self._session, self.spec
+        if self._exhausted:
+            session.notes.append(
+                f"{spec.strategy} has nothing more to try after {trials} trials; --trials asked for {spec.trials}."
+            )
         front, refs, split = self._report.members()
         claims, no_claims = self._report.claims()
         return Result(
@@ -379,11 +389,14 @@ class Study:
             notes=tuple(session.notes),
             next=self._next(state, trials, bool(front)),
             recommendation=recommend(front, split, given=self.spec.all_constraints()) if front else None,
+            exhausted=self._exhausted,
         )
 
     def _next(self, state: str, trials: int, front: bool) -> tuple[str, ...]:
         commands = []
-        if state == "finished":
+        if self._exhausted:
+            pass  # the same command would find nothing more
+        elif state == "finished":
             commands.append(f"search on: the same command with --trials {2 * max(trials, self.spec.trials)}")
         else:
             commands.append(f"go on: the same command ({trials} of {self.spec.trials} trials are stored)")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotc.errors import SpecError
+from autotc.running import print_result
 from autotc.search._inverse import encode
 from autotc.search.spec import PUBLISHED, RIVALS, SearchSpec
 from autotc.search.strategies import NAMES, Seen, make
@@ -54,6 +55,21 @@ def test_a_study_with_each_strategy(store: Store, name: str) -> None:
     assert all(row.state == "complete" for row in rows)  # nothing over the limit
     if name in PUBLISHED:  # every trial on all examples
         assert all((row.number_of("quality", "search") or pytest.fail("none")).n == 128 for row in rows)
+
+
+def test_a_strategy_that_has_nothing_more_to_try_says_so(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Study(spec("vtw", 9), store, SETTING).run()
+    for result in (done, Study(spec("vtw", 9), store, SETTING).run()):  # also when asked again
+        assert result.exhausted and result.state == "finished" and result.as_dict()["exhausted"] is True
+        assert "vtw has nothing more to try after 2 trials; --trials asked for 9." in result.notes
+        assert not any("same command" in line for line in result.next)
+    print_result(done, store.url, profile=False)
+    printed = capsys.readouterr().out
+    assert "Nothing more to try: 2 of 9 trials" in printed and "vtw has nothing more to try" in printed
+    enough = Study(spec("vtw", 2), store, SETTING).run()
+    assert not enough.exhausted and enough.as_dict()["exhausted"] is False
 
 
 @pytest.mark.parametrize("name", ["nsga2", "evolution", "greedy", "sobol", "p-sigmoid"])
