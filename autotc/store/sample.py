@@ -15,6 +15,7 @@ from autotc.store.rows import split_policy
 from autotc.store.schema import (
     Base,
     Cost,
+    Environment,
     Example,
     Lease,
     Metric,
@@ -32,6 +33,16 @@ BEHIND = ("divprune", "visionzip", "gprune", "hiprune")
 INSIDE = ("fastv", "pyramiddrop", "dart", "adaptprune")
 GROUPS = ("read", "count", "where", "colour", "shape")
 REFERENCES = ("uncompressed", "random", "downsample", "fastv", "visionzip", "pyramiddrop")
+MADE_WITH = {
+    "autotc": "0.1.0",
+    "python": "3.12.4",
+    "torch": "2.13.0",
+    "transformers": "5.23.0",
+    "optuna": "5.0.0",
+    "cpu": "AMD EPYC 9654",
+    "cores": 16,
+    "gpu": ["NVIDIA H200"],
+}
 TOKENS = 576
 EXAMPLES = 256
 HELD_OUT = 40  # outcomes stored of a trial that was measured on held-out
@@ -81,6 +92,7 @@ def fill(
         last = place == len(sizes) - 1
         made = _Made(random, place + 1, first, limit, params, outcomes)
         made.put(Study, _study(place, name, limit, trials, seed, "running" if last else "finished"))
+        made.put(Environment, {"id": place + 1, "study_id": place + 1, "json": MADE_WITH, "created": START})
         made.begin()
         for label in REFERENCES:
             made.add("reference", None, label)
@@ -94,7 +106,7 @@ def fill(
                 made.rows, made.trials = {}, []
         first = made.next
     with store._write() as connection:
-        engine.count_on(connection, (Study, Trial, Example))
+        engine.count_on(connection, (Study, Trial, Example, Environment))
     store.close()
     return names
 
@@ -189,6 +201,7 @@ class _Made:
                 "seconds": 2.5,
                 "created": when,
                 "finished": when + timedelta(seconds=2),
+                "environment_id": self.study,
             },
         )
         self.put(Cost, {"trial_id": at, "json": costs})
@@ -230,6 +243,7 @@ class _Made:
             "agreement": min(1.0, quality + 0.02),
             "kl": 2 * (1 - quality),
             "next_question": quality - 0.03,
+            "worst_group_drop": 0.93 - quality,
         }
         self.put(
             Metric,
@@ -273,7 +287,7 @@ class _Made:
         """Let the last trial run and the one before it have failed."""
         failed, running = self.rows[Trial][-2:]
         failed |= {"state": "failed", "reason": "out of memory: 23.4 GiB needed, 16.0 GiB free"}
-        running |= {"state": "running", "finished": None, "seconds": None}
+        running |= {"state": "running", "finished": None, "seconds": None, "environment_id": None}
         gone = {failed["id"], running["id"]}
         self.trials[-1] = replace(self.trials[-1], state="running")
         for table in (Metric, Cost, Trace, Outcome):
