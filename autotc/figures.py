@@ -44,6 +44,7 @@ NAMES: dict[Role, str] = {
 }
 SYMBOLS = {"preset": "diamond", "reference": "square", "over": "circle-open", "other": "triangle-up"}
 LETTER = 13  # px, height of a line of small text
+INNER = 0.8  # share of the width from where names stand to the left, or they would be cut
 MANY = 2000  # markers from here on are drawn by the graphics card
 
 
@@ -96,6 +97,8 @@ def front(
     levels = _beyond(marks)
     marks = [m for m in marks if m not in levels]
     labelled = _apart([m for m in marks if m.text], marks)
+    low, high = min((m.x for m in marks), default=0.0), max((m.x for m in marks), default=1.0)
+    inner = low + INNER * (high - low)
     for role in ("over", "trial", "other", "preset", "reference", "front"):
         mine = sorted((m for m in marks if m.role == role), key=lambda m: m.x)
         if not mine:
@@ -114,7 +117,9 @@ def front(
                 else {"array": [m.error or 0 for m in mine], "thickness": 1.2, "width": 3},
                 mode="+".join(("markers", *(("lines",) if joined else ()), *(("text",) if named else ()))),
                 text=[html.escape(m.text) if m.key in labelled else "" for m in mine] if named else None,
-                textposition="middle right",
+                textposition=[f"middle {'left' if m.x > inner else 'right'}" for m in mine]
+                if named
+                else None,
                 textfont={"size": 11, "color": colours[role]},
                 hovertext=["<br>".join(map(html.escape, m.hover)) for m in mine],
                 hoverinfo="text",

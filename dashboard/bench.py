@@ -29,10 +29,12 @@ def run(repeats: int = 5) -> dict[str, Any]:
     """Return wall and processor seconds of each step, medians of the repeats (a cold one is timed once).
 
     Returns:
-        {"studies", "trials", "steps": [{"step", "seconds", "cpu_seconds", "bar_seconds", "repeats"}]}.
+        {"studies", "trials", "load_before", "load_after", "cores", "steps": [{"step", "seconds", "cpu_seconds",
+        "bar_seconds", "repeats"}]}.
     """
     from streamlit.testing.v1 import AppTest
 
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AUTOTC_STORAGE"] = url = f"sqlite:///{folder}/autotc.db"
         fill(url, [TRIALS] * STUDIES)
@@ -52,7 +54,12 @@ def run(repeats: int = 5) -> dict[str, Any]:
         points = np.random.default_rng(0).random((10_000, 3))
         hard = points / points.sum(axis=1, keepdims=True)  # all of them on the front
         steps.append(_timed("front of 10,000 x 3", lambda: non_dominated(hard), repeats))
-    return {"studies": STUDIES, "trials": STUDIES * TRIALS, "steps": steps}
+    return {"studies": STUDIES, "trials": STUDIES * TRIALS, **load(before), "steps": steps}
+
+
+def load(before: float) -> dict[str, float | int | None]:
+    """Return how busy the machine was, processes that want to run in the mean of a minute, and its cores."""
+    return {"load_before": before, "load_after": os.getloadavg()[0], "cores": os.cpu_count()}
 
 
 def _timed(step: str, call: Callable[[], Any], repeats: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import streamlit as st
 from autotc import pictures
 from autotc.constraints import COSTS, Constraint, parse_constraints
 from autotc.export import Member, document, front, member
+from autotc.metrics import OBJECTIVES, Metric, parse_objectives
 from autotc.pictures import Pictures
 from autotc.policy import Number, Policy
 from autotc.recommend import Recommendation
@@ -116,6 +117,11 @@ class StudyView:
     def constraints(self) -> tuple[Constraint, ...]:
         """What was asked of it beside the budget."""
         return parse_constraints(self.row.spec.get("constraints") or ())
+
+    @cached_property
+    def objectives(self) -> tuple[Metric, ...]:
+        """What it aimed at."""
+        return parse_objectives(self.row.spec.get("objectives") or ())
 
     @cached_property
     def rows(self) -> dict[str, TrialRow]:
@@ -276,10 +282,13 @@ def _summaries(url: str, version: tuple[tuple[str, Version], ...]) -> list[Summa
     found = []
     for row in store.studies():
         spec = row.spec
+        aims = parse_objectives(spec.get("objectives") or ())
         lights = [_light(g) for g in glances.get(row.name, ())]
+        if aims != OBJECTIVES:  # about figures that a glance leaves out
+            lights = [member(t) for t in store.trials(row.name, "trial", "complete") if t.numbers]
         limit = spec.get("max_tflops")
         given = parse_constraints(spec.get("constraints") or ())
-        members, split = front(lights, limit, str(spec.get("flops_convention") or "literature"), given)
+        members, split = front(lights, limit, str(spec.get("flops_convention") or "literature"), given, aims)
         best = max(members, key=lambda m: m.value("quality", split), default=None)
         found.append(Summary(row, len(members), best.number("quality") if best else None))
     return found[::-1]

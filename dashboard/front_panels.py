@@ -11,6 +11,11 @@ from dashboard import data, fronts, parts, words
 from dashboard.data import Axis, StudyView
 from dashboard.fronts import Picked
 
+SPLITS = {
+    "search": "On the examples the search chose by: the winners look a little too good here",
+    "selection": "On examples the search did not see; the front is drawn on them",
+    "held-out": "On examples that nothing was chosen by: the figure to quote",
+}
 CHART, TABLE = "front", "members"  # keys of what can be clicked
 
 
@@ -26,7 +31,7 @@ def controls() -> tuple[StudyView, str, str | None, Axis, Axis]:
             default=view.convention,
             required=True,
             key="counts",
-            format_func=lambda name: "papers’ count" if name == "literature" else name,
+            format_func=words.COUNTS.__getitem__,
             on_change=lambda: st.session_state.pop("trial", None),
             help="The papers’ count is the decoder’s prefill over visual tokens; exact is all that is executed.",
         )
@@ -63,7 +68,7 @@ def slide(view: StudyView, counts: str) -> float | None:
     if not low <= st.session_state.get("budget", low) <= top:
         del st.session_state.budget  # of another study
     return st.slider(
-        f"Budget, TFLOP per 1,000 requests ({'papers’ count' if counts == 'literature' else 'exact'})",
+        f"Budget, TFLOP per 1,000 requests ({words.COUNTS[counts]})",
         low,
         top,
         int(start),
@@ -74,10 +79,10 @@ def slide(view: StudyView, counts: str) -> float | None:
 
 
 def take_click(view: StudyView, chosen: Picked) -> None:
-    """Select the policy whose point or row was clicked since the page was last drawn."""
+    """Select the policy whose point or line was clicked since the page was last drawn."""
     points = st.session_state.get(CHART, {}).get("selection", {}).get("points", [])
-    rows = st.session_state.get(TABLE, {}).get("selection", {}).get("rows", [])
-    now = (points[0].get("customdata", [None])[0] if points else None, rows[0] if rows else None)
+    cells = st.session_state.get(TABLE, {}).get("selection", {}).get("cells", [])
+    now = (points[0].get("customdata", [None])[0] if points else None, cells[0][0] if cells else None)
     before = st.session_state.get("clicked", (None, None))
     st.session_state.clicked = now
     if now[0] != before[0] and now[0] in view.members:
@@ -87,7 +92,7 @@ def take_click(view: StudyView, chosen: Picked) -> None:
 
 
 def table(view: StudyView, chosen: Picked) -> None:
-    """List the front; choosing a row selects the policy."""
+    """List the front; a click on a line selects the policy."""
     lines = []
     for name in chosen.names:
         m = view.members[name]
@@ -107,9 +112,26 @@ def table(view: StudyView, chosen: Picked) -> None:
         hide_index=True,
         key=TABLE,
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode="single-cell",
         height="content",
-        column_config={"stands out": st.column_config.TextColumn(width="medium")},
+        column_config={
+            "stands out": st.column_config.TextColumn(
+                width="medium",
+                help="Best: highest quality. Knee: where more cost starts to buy little. Cheapest within noise: at "
+                "most one standard error below the best. All among those that meet the constraints.",
+            ),
+            f"quality ({chosen.split})": st.column_config.TextColumn(help=SPLITS[chosen.split]),
+            "quality (held-out)": st.column_config.TextColumn(help=SPLITS["held-out"]),
+            "TFLOP exact": st.column_config.TextColumn(
+                help="Per 1,000 requests: all that is executed, two operations a multiply-add"
+            ),
+            "TFLOP papers’ count": st.column_config.TextColumn(
+                help="Per 1,000 requests: the decoder’s prefill over visual tokens, as papers count it"
+            ),
+            "tokens": st.column_config.TextColumn(
+                help="Visual tokens in the mean layer of the language model"
+            ),
+        },
     )
 
 

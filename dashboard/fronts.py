@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from autotc.export import BASELINES, Member, front
 from autotc.figures import Mark, Role
+from autotc.metrics import OBJECTIVES
 from autotc.pareto import hypervolume_history, non_dominated
 from autotc.policy import Number
 from autotc.recommend import Recommendation, recommend
+from dashboard import words
 from dashboard.data import Axis, StudyView
 from dashboard.words import WIDTH, short, written
 
@@ -43,7 +45,8 @@ class Picked:
 def picked(view: StudyView, limit: float | None, convention: str | None = None) -> Picked:
     """Return the front within a budget, from stored trials, by the rule of `autotc front` and `autotc export`."""
     given = view.constraints
-    found, split = front(list(view.members.values()), limit, convention or view.convention, given)
+    everything = list(view.members.values())
+    found, split = front(everything, limit, convention or view.convention, given, view.objectives)
     if not found:
         return Picked([], split)
     why = recommend(found, split, given=given)
@@ -82,7 +85,7 @@ def marks(
         chosen: the front within it.
         other: only the front, drawn as another study's.
     """
-    standard = (x.name, y.name, y.split) == ("tflops_exact", "quality", None)
+    standard = view.objectives != OBJECTIVES or (x.name, y.name, y.split) == ("tflops_exact", "quality", None)
     on_front = set(chosen.names) if standard else _front_on(view, x, y, limit, counts, chosen.split)
     out = []
     for name, m in view.members.items():
@@ -172,11 +175,11 @@ def beside(view: StudyView, chosen: Picked, name: str) -> list[dict[str, str]]:
             else chosen.split
         )
         mine, theirs = me.number("quality", split), m.number("quality", split)
-        points = f"{100 * (theirs.value - mine.value):+.1f} points" if mine and theirs else "–"
+        points = words.signed(100 * (theirs.value - mine.value), "points") if mine and theirs else "–"
         out.append(
             {
                 "trial": other,
-                "FLOPs (exact)": f"{cost(m) / cost(me) - 1:+.1%}",
+                "FLOPs (exact)": words.signed(100 * (cost(m) / cost(me) - 1), "%"),
                 f"quality ({split})": points,
                 "policy": view.described[other],
             }

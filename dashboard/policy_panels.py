@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from autotc import charts, figures
+from autotc.environment import described
 from autotc.export import Member
 from autotc.recommend import Recommendation
 from dashboard import data, fronts, parts, words
@@ -42,12 +43,18 @@ def headline(view: StudyView, m: Member) -> None:
             st.metric(
                 label,
                 words.brief(mine) + unit,
-                delta=f"{error}{'' if theirs is None else f'full model {words.brief(theirs)}'}" or None,
+                delta=f"{error}{'' if theirs is None else f'full {words.brief(theirs)}'}" or None,
                 delta_color="off",
                 delta_arrow="off",
                 help=words.written(mine) + f", on {parts.plain(mine.on)}",
-                width=172,
+                width=160,
             )
+    st.caption(
+        f"Quality is measured on {parts.plain(view.row.evaluated_on)}; ± is half of the 95 % interval; worst group: "
+        f"the question type with the lowest. TFLOP per 1,000 requests and peak memory are estimated for "
+        f"{parts.plain(view.row.model.get('id', 'the full model'))}; visual tokens: in its mean layer. Full: "
+        "the model without a policy."
+    )
 
 
 def answers(view: StudyView, name: str) -> None:
@@ -87,6 +94,28 @@ def beside(view: StudyView, name: str) -> None:
         st.caption("It has no neighbour on the front.")
 
 
+def origin(view: StudyView, name: str) -> None:
+    """Say where the figures come from: which trial, when, run by what."""
+    row = view.rows[name]
+    when = "" if row.finished is None else f"{row.finished:%Y-%m-%d %H:%M} UTC"
+    took = f", in {words.duration(row.seconds)}" if row.seconds else ""
+    lines = {
+        "study": view.row.name,
+        "trial": parts.title(view, name),
+        "measured": when + took,
+        **({"note": row.reason} if row.reason else {}),
+        "quality measured on": view.row.evaluated_on,
+        "costs estimated for": str(view.row.model.get("id") or "not recorded"),
+        "run with": described(row.environment),
+        "policy id": view.members[name].policy.id[:16],
+    }
+    st.dataframe(
+        pd.DataFrame([{"what": k, "value": words.short(v, 300)} for k, v in lines.items()]),
+        hide_index=True,
+        column_config={"what": st.column_config.TextColumn(width="small")},
+    )
+
+
 def leave(view: StudyView, name: str, why: Recommendation) -> None:
     """Offer the document, its use, and the commands that check it."""
     policy = data.policy_document(view, name, why)
@@ -101,7 +130,7 @@ def leave(view: StudyView, name: str, why: Recommendation) -> None:
         wrap_lines=True,
     )
     text = policy.json_text()
-    with st.expander("JSON and provenance"):
+    with st.expander("JSON"):
         if len(text) > MOST_JSON:
             st.text(f"The document has {len(text):,} characters, too many for a page. Download it.")
         else:

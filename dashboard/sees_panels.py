@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-
 import streamlit as st
 
-from autotc.pictures import Looked, Pictures
+from autotc.pictures import Looked, Pictures, command
 from dashboard import parts, words
 from dashboard.data import StudyView
 
@@ -16,15 +14,10 @@ MARKS = {True: ":material/check_circle:", False: ":material/cancel:"}
 def missing(view: StudyView, name: str) -> None:
     """Say how pictures of a policy are made."""
     st.info(f"There are no pictures of {parts.plain(parts.title(view, name))} yet.", icon=":material/image:")
-    model = shlex.quote(words.short(str(view.row.spec.get("model") or "MODEL")))
     trial = view.members[name].trial
-    which = f"--trial {trial} " if isinstance(trial, int) else "--best knee "
-    st.text("Make them in a terminal:")
-    st.code(
-        f"autotc export {shlex.quote(words.short(view.row.name))} {which}-o policy.json\n"
-        f"autotc eval --policy policy.json --model {model} --pictures 12",
-        language="bash",
-    )
+    one = trial if isinstance(trial, int) else None
+    st.text("Make them in a terminal; this page finds them then:")
+    st.code(command(words.short(view.row.name), view.row.evaluated_on, one), language="bash", wrap_lines=True)
 
 
 def example(found: Pictures, looked: Looked, folder: str, wide: bool) -> None:

@@ -8,6 +8,7 @@ from autotc import constraints
 from autotc.policy import Number
 
 WIDTH = NormalDist().inv_cdf(0.975)  # standard errors to either side of a 95 % interval
+COUNTS = {"literature": "papers’ count", "exact": "exact"}  # ways to count FLOPs
 SHOWN = 120  # characters of a name or a policy's description
 SHARES = constraints.SHARES | {"grounded"}
 
@@ -33,6 +34,11 @@ def value(number: Number) -> str:
 def brief(number: Number) -> str:
     """Write a figure without its error."""
     return value(number.model_copy(update={"stderr": None})).removesuffix(f" {number.unit}")
+
+
+def signed(value: float, unit: str) -> str:
+    """Write a difference with its sign."""
+    return f"{value:+.1f} {unit}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

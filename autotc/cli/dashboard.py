@@ -117,7 +117,7 @@ def prepare(
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
     flags += [word for name in (*hosts, *allowed) for word in ("--server.allowedHosts", name)]
-    return [sys.executable, "-m", "streamlit", "run", app.origin, *flags], environment
+    return [sys.executable, "-P", "-m", "dashboard", "run", app.origin, *flags], environment
 
 
 def _loopback(host: str) -> bool:
@@ -153,16 +153,34 @@ def _free(host: str, port: int) -> None:
 
 def bench_dashboard(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of each warm step.")] = 5,
+    browser: Annotated[
+        bool,
+        typer.Option(
+            "--browser",
+            help="As a visitor sees it: the real server and the system's Chromium (takes a minute).",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Time the dashboard's pages on 10,000 made-up trials in 20 studies, without a browser."""
+    """Time the dashboard's pages on 10,000 made-up trials in 20 studies.
+
+    Without --browser the pages' scripts are run as the server runs them. With it, seconds are from typing the address
+    to the page drawn, and from a key on the slider to the answer. Run it on a machine that does nothing else: the
+    load is reported, and seconds grow with it.
+    """
     from importlib import import_module
 
-    result = import_module("dashboard.bench").run(repeats)
+    result = import_module("dashboard.browser_bench" if browser else "dashboard.bench").run(repeats)
     if as_json:
         print_json(result)
         return
-    typer.echo(f"{result['trials']:,} trials in {result['studies']} studies")
+    load = f"load {result['load_before']:.1f} before and {result['load_after']:.1f} after, {result['cores']} cores"
+    typer.echo(f"{result['trials']:,} trials in {result['studies']} studies; {load}")
     for step in result["steps"]:
         bar = "" if step["bar_seconds"] is None else f"   (bar {step['bar_seconds']:g} s)"
-        typer.echo(f"{step['step']:28} {step['seconds']:7.3f} s, processor {step['cpu_seconds']:7.3f} s{bar}")
+        parts = [f"processor {step['cpu_seconds']:7.3f} s"] if "cpu_seconds" in step else []
+        if step.get("megabytes"):
+            parts += [
+                f"of these {step['script_seconds']:.2f} s in scripts, {step['megabytes']:.1f} MB loaded"
+            ]
+        typer.echo(", ".join((f"{step['step']:28} {step['seconds']:7.3f} s", *parts)) + bar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from autotc import charts, figures
+from autotc.metrics import OBJECTIVES
 from dashboard import data, front_panels, fronts, parts
 from dashboard.data import Axis, StudyView
 
@@ -35,6 +36,7 @@ def page(view: StudyView, counts: str, other: str | None, x: Axis, y: Axis) -> N
         limit=limit if x.name == f"tflops_{counts}" else None,
         chosen=name,
         percent=y.share,
+        stairs=view.objectives == OBJECTIVES,
         dark=parts.dark(),
     )
     parts.plot(
@@ -46,7 +48,7 @@ def page(view: StudyView, counts: str, other: str | None, x: Axis, y: Axis) -> N
         selection_mode="points",
     )
     st.caption(
-        "Click a point or tick a row to select its policy. Quality is measured on "
+        "Click a point or a line of the table to select its policy. Quality is measured on "
         f"{parts.plain(view.row.evaluated_on)}, {chosen.split} split (trials not confirmed there: search split); costs "
         f"are estimated for {parts.plain(view.row.model.get('id', 'the full model'))}. Front: nothing else is both "
         "better and cheaper by the exact count."

@@ -41,5 +41,7 @@ with right:
     st.page_link(
         parts.SEES, label="What it sees", icon=":material/visibility:", query_params=fronts.link(view, name)
     )
-    st.subheader("Its neighbours")
+    st.subheader("Its neighbours on the front")
     policy_panels.beside(view, name)
+    st.subheader("Where the figures come from")
+    policy_panels.origin(view, name)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pandas as pd
 import streamlit as st
 
+from autotc.environment import grouped
 from dashboard import data, parts, words
 
 
@@ -50,6 +51,15 @@ with st.container(horizontal=True):
     st.metric("over a limit", f"{counts.get('infeasible', 0):,}", width=150)
     st.metric("out of memory", f"{memory:,}", width=150)
     st.metric("time of evaluations", words.duration(spent), width=190)
+st.subheader("Run with")
+made = pd.DataFrame(
+    grouped(t.environment for t in view.trials if t.finished), columns=["versions and machine", "trials"]
+)
+st.dataframe(
+    made[["trials", "versions and machine"]],
+    hide_index=True,
+    column_config={"trials": st.column_config.NumberColumn("trials, references", width="small")},
+)
 st.subheader("What could not be measured, and why")
 if failures:
     lines = [

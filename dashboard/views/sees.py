@@ -43,12 +43,16 @@ for n, found in columns:
 there = [(n, found) for n, found in columns if found is not None]
 if not there:
     st.stop()
+changed = sum(e.before != e.after for e in there[0][1].examples)
 only = st.segmented_control(
     "Examples",
     ["all", "changed answer"],
     default="all",
     required=True,
     key="only",
+    format_func=lambda which: (
+        f"all {len(there[0][1].examples)}" if which == "all" else f"{which} ({changed})"
+    ),
     label_visibility="collapsed",
 )
 st.caption(f"{LEGEND} Ran on {parts.plain(there[0][1].on)}, {there[0][1].split} examples.")

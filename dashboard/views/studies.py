@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from autotc.environment import described
 from dashboard import data, parts, words
 from dashboard.data import Summary
 
@@ -17,18 +18,25 @@ def line(summary: Summary) -> dict[str, object]:
     limit, convention = spec.get("max_tflops"), spec.get("flops_convention") or "literature"
     return {
         "study": words.short(row.name),
-        "model": words.short(str(row.model.get("id") or spec.get("model") or "")),
-        "budget": f"{limit:,g} TFLOP ({convention})" if isinstance(limit, int | float) else "none",
-        "trials": f"{summary.done} of {spec.get('trials', '?')}",
-        "front": summary.front,
+        "budget": f"{limit:,g} TFLOP ({words.COUNTS.get(str(convention), convention)})"
+        if isinstance(limit, int | float)
+        else "none",
         "best quality": words.value(summary.best) if summary.best else "–",
-        "measured on": words.short(row.evaluated_on),
+        "policies": summary.front,
+        "trials": f"{summary.done} of {spec.get('trials', '?')}",
         "state": STATES.get(row.state, words.short(row.state)),
+        "model": words.short(str(row.model.get("id") or spec.get("model") or "")),
+        "measured on": words.short(row.evaluated_on),
         "started (UTC)": row.created.strftime("%Y-%m-%d %H:%M"),
+        "run with": words.short("; ".join(map(described, row.environments)) or "not recorded", 200),
     }
 
 
 st.title("Studies")
+st.caption(
+    "A study is one search: which visual tokens a model can do without, within a budget of TFLOP per 1,000 requests. "
+    "Click one to see the policies it found."
+)
 found = data.summaries()
 if not found:
     parts.no_study()
@@ -47,20 +55,27 @@ table = st.dataframe(
     pd.DataFrame([cells for _, cells in lines]),
     hide_index=True,
     on_select="rerun",
-    selection_mode="single-row",
+    selection_mode="single-cell",
     key="studies",
     height="content" if len(lines) < 16 else 560,
-    column_config={"front": st.column_config.NumberColumn("front", help="Policies on the Pareto front")},
+    column_config={
+        "budget": st.column_config.TextColumn(help="At most so much, per 1,000 requests"),
+        "policies": st.column_config.NumberColumn(
+            help="On the Pareto front: nothing else that was tried is both better and cheaper"
+        ),
+        "best quality": st.column_config.TextColumn(
+            help="Of the front’s best policy, on the model it was measured on; ± is half of the 95 % interval"
+        ),
+    },
 )
 if not lines:
     st.text("No study fits the filter.")
+cells = table.selection.cells
+if cells and cells[0][0] < len(lines):
+    st.switch_page(parts.FRONT, query_params={"study": lines[cells[0][0]][0].row.name})
 st.caption(
-    "Click the box at the left of a row to open its front. Best quality: of the front's best policy, ± is half of the "
-    "95 % interval; it is measured on the model named beside it."
+    "Budget and costs are of the model, quality of the one it was measured on. ± is half of the 95 % interval."
 )
-rows = table.selection.rows
-if rows and rows[0] < len(lines):
-    st.switch_page(parts.FRONT, query_params={"study": lines[rows[0]][0].row.name})
 with st.expander("Start another search", icon=":material/terminal:"):
     st.code(parts.START, language="bash")
     st.caption(f"Database: {parts.plain(data.reader().url_shown)}")

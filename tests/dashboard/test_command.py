@@ -22,7 +22,7 @@ def free_port() -> int:
 
 def flags(command: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name, value in zip(command[5::2], command[6::2], strict=True):
+    for name, value in zip(command[6::2], command[7::2], strict=True):
         found.setdefault(name, []).append(value)
     return found
 

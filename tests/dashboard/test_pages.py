@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import update
 from streamlit.testing.v1 import AppTest
 
+from autotc.environment import described
 from autotc.export import front, members
 from autotc.policy import ModelRef, Number, Policy, Stage, load_policy
 from autotc.recommend import recommend
 from autotc.store import Store
-from autotc.store.sample import fill
+from autotc.store.sample import MADE_WITH, fill
 from autotc.store.schema import Metric, Study, Trial
 from dashboard import data, fronts, parts
 from tests.dashboard.conftest import PAGES, Open, title
@@ -30,7 +31,8 @@ def fine(at: AppTest, page: str) -> None:
 
 def texts(at: AppTest) -> str:
     """All that is written on a page as Markdown: what a browser would interpret."""
-    return "\n".join(str(e.value) for kind in (at.markdown, at.caption, at.info, at.error) for e in kind)
+    kinds = (at.markdown, at.caption, at.info, at.warning, at.error)
+    return "\n".join(str(e.value) for kind in kinds for e in kind)
 
 
 def chosen(at: AppTest, key: str = "trial") -> str:
@@ -65,10 +67,11 @@ def test_the_list_of_studies_says_what_the_store_holds(opened: Open, small: str)
     assert list(table["study"]) == [SECOND, "qwen2.5-vl-0000"]
     assert list(table["state"]) == ["running", "done"]
     assert list(table["trials"]) == ["39 of 40", "40 of 40"]
+    assert list(table["run with"]) == [described(MADE_WITH)] * 2
     store = Store(small)
     spec = store.study(SECOND).spec  # type: ignore[union-attr]
     on_front, split = front(members(store, SECOND), spec["max_tflops"])
-    assert table["front"][0] == len(on_front)
+    assert table["policies"][0] == len(on_front)
     best = max(on_front, key=lambda m: m.value("quality", split)).value("quality")
     assert str(table["best quality"][0]).startswith(f"{100 * best:.1f} ±")
 
@@ -96,10 +99,39 @@ def test_the_budget_slider_names_the_best_stored_policy_within_it(opened: Open, 
         on_front, split = front(everything, limit)
         best = recommend(on_front, split).member
         assert chosen(at) == str(best.trial)
-        assert f"The best policy at {limit:,} is trial {best.trial}" in texts(at).replace("\\", "")
+        why = recommend(on_front, split)
+        kind = "best policy" if why.recommended else "policy nearest to the constraints"
+        said = texts(at).replace("\\", "")
+        assert f"The {kind} at {limit:,} is trial {best.trial}" in said
+        assert why.text in said and bool(at.warning) is not why.recommended
         assert list(at.dataframe[0].value["trial"]) == [str(m.trial) for m in on_front]
         seen.add(best.trial)
     assert len(seen) == 2
+
+
+def test_a_policy_that_breaks_a_constraint_is_shown_and_leaves_with_the_reason(
+    opened: Open, small: str
+) -> None:
+    store = Store(small)
+    everything = members(store, SECOND)
+    on_front, split = front(everything, store.study(SECOND).spec["max_tflops"])  # type: ignore[union-attr]
+    worst = max(on_front, key=lambda m: m.value("worst_group_drop", split))
+    why = recommend(on_front, split, named=worst)
+    assert not why.recommended
+    at = opened(small, "policy", study=SECOND, trial=str(worst.trial))
+    assert [w.value.replace("\\", "") for w in at.warning] == [why.text]
+    shown = json.loads(next(c.value for c in at.code if c.language == "json"))
+    assert shown["provenance"]["recommendation"] == why.as_dict()
+
+
+def test_a_click_on_a_line_of_the_table_selects_its_trial(opened: Open, small: str) -> None:
+    at = opened(small, "front")
+    trials = list(at.dataframe[0].value["trial"])
+    other = next(i for i, trial in enumerate(trials) if trial != chosen(at))
+    at.session_state["members"] = {"selection": {"rows": [], "columns": [], "cells": [(other, "policy")]}}
+    at.run()
+    fine(at, "front")
+    assert chosen(at) == trials[other]
 
 
 def test_a_click_on_a_point_selects_its_trial_also_off_the_front(opened: Open, small: str) -> None:
@@ -130,6 +162,10 @@ def test_the_download_is_the_policy_with_its_figures_and_origin(opened: Open, sm
     assert json.loads(shown) == json.loads(document.json_text())
     policy = load_policy(json.loads(shown))
     assert policy.provenance["study"] == SECOND
+    assert policy.provenance["environment"] == MADE_WITH
+    assert policy.provenance["recommendation"] == picked.why.as_dict()  # type: ignore[union-attr]
+    origin = next(t.value for t in at.dataframe if "what" in t.value)
+    assert described(MADE_WITH) in set(origin["value"])
     assert str(policy.provenance["trial"]) == chosen(at)
     assert {n.name for n in policy.expected} >= {"quality", "tflops_exact"}
 
