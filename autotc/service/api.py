@@ -20,6 +20,7 @@ from autotc.constraints import BEST, Best
 from autotc.errors import AutotcError, StoreError
 from autotc.search.spec import SearchSpec
 from autotc.service import queue, tokens
+from autotc.service.fronts import Fronts
 from autotc.service.guard import Guard
 from autotc.service.roots import Roots
 from autotc.service.status import status, statuses
@@ -48,7 +49,7 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
     """
     app = FastAPI(title="autotc", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     bearer = HTTPBearer(auto_error=False, description="A token of `autotc token create`.")
-    streams = asyncio.Semaphore(MOST_STREAMS)
+    streams, fronts = asyncio.Semaphore(MOST_STREAMS), Fronts(store)
 
     def holder(scope: str) -> Callable[..., TokenRow]:
         def check(
@@ -76,9 +77,10 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         return job
 
     def view_of(study: str, max_tflops: float | None, flops_convention: str | None) -> FrontView:
-        if store.study(study) is None:
+        view = fronts.view(study, max_tflops, flops_convention)
+        if view is None:
             raise HTTPException(404, "there is no study of that name")
-        return FrontView.read(store, study, max_tflops, flops_convention)
+        return view
 
     @app.get("/healthz")
     def health() -> dict[str, str]:
@@ -142,17 +144,19 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         shown = ("name", "state", "evaluated_on", "created", "counts")
         return [{k: row.as_dict()[k] for k in shown} for row in store.studies()]
 
-    @app.get("/v1/studies/{study}/front")
+    # an answer that is JSON already is not checked once more, which would take longer than all the rest
+    @app.get("/v1/studies/{study}/front", response_model=list[dict[str, Any]])
     def front(
         token: Reads,
         study: StudyName,
         max_tflops: Limit = None,
         flops_convention: Convention = None,
         with_references: bool = False,
-    ) -> list[dict[str, Any]]:
+    ) -> JSONResponse:
         """The Pareto front of a study within a limit, as `autotc front --json` prints it; nothing is run."""
         view = view_of(study, max_tflops, flops_convention)
-        return [view.as_dict(m) for m in (*view.front, *(view.references if with_references else ()))]
+        shown = (*view.front, *(view.references if with_references else ()))
+        return JSONResponse([view.as_dict(m) for m in shown])
 
     @app.get("/v1/studies/{study}/policy")
     def export(

@@ -263,6 +263,13 @@ class Store(Calibrations, Jobs):
                 where += [Trial.role == "trial", Trial.key.in_([str(n) for n in numbers])]
             return read.trials(connection, where)
 
+    def changes(self, study: str) -> int | None:
+        """Return how often what is shown of a study has changed, None where there is no such study."""
+        if not self._ready():
+            return None
+        with self._read() as connection:
+            return connection.scalar(select(Study.changes).where(Study.name == study))
+
     def changed(self, study: str, since: int = -1) -> tuple[int, list[TrialRow]]:
         """Return how often a study has changed, and the trials that did since it had changed `since` times.
 

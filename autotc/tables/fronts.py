@@ -59,17 +59,20 @@ class FrontView:
         convention: str | None,
         constraints: Sequence[str] = (),
         objectives: Sequence[str] = (),
+        everything: list[Member] | None = None,
     ) -> FrontView:
         """Read a study and compute its front; limit and convention default to those it was searched under.
 
         Args:
             constraints: as strings; they take the place of those of the search about the same figures.
             objectives: others than the search had, by name.
+            everything: the study's members, where they were read before.
 
         Raises:
             SpecError: no such study, an unknown convention, or constraints that cannot be met together.
         """
-        everything = members(store, study)
+        if everything is None:
+            everything = members(store, study)
         row = store.study(study)
         assert row is not None  # members() has refused an unknown study
         convention = convention or row.spec.get("flops_convention", "literature")

@@ -1,0 +1,108 @@
+"""Fronts over HTTP while workers write: what is remembered is never what was."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotc.pareto import non_dominated
+from autotc.search.study import Progress, Study
+from autotc.service.fronts import LIMITS, Fronts
+from autotc.store import Store
+from autotc.tables.fronts import FrontView
+from tests.fakes import FakeEvaluator
+from tests.search.test_study import SETTING, using
+from tests.service.conftest import SMALL, Clients
+
+
+def fresh(store: Store, study: str, limit: float | None = None) -> list[dict[str, Any]]:
+    view = FrontView.read(store, study, limit, None)
+    return [view.as_dict(m) for m in (*view.front, *view.references)]
+
+
+def test_after_every_step_of_a_search_the_answer_is_that_of_the_database(
+    clients: Clients, store: Store
+) -> None:
+    answers: list[Any] = []
+
+    def compare(step: Progress) -> None:
+        for query in ({}, {"max_tflops": 400.0}):
+            asked = clients.reads.get(
+                "/v1/studies/live/front", params={**query, "with_references": True}
+            ).json()
+            assert asked == fresh(store, "live", query.get("max_tflops")), step
+            answers.append(asked)
+
+    spec = SMALL.model_copy(update={"study": "live", "trials": 8, "strategy": "plain"})
+    Study(spec, store, SETTING, compare).run()
+    assert len({str(a) for a in answers}) > 10  # it was another one again and again
+    document = clients.reads.get("/v1/studies/live/policy").json()
+    assert document["provenance"]["trial"] in [m["trial"] for m in answers[-2]]
+
+
+def test_every_answer_is_whole_while_a_worker_writes(clients: Clients, store: Store) -> None:
+    wrong: list[Any] = []
+    asked = [0, 0]
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            answer = clients.reads.get("/v1/studies/live/front")
+            asked[answer.status_code == 200] += 1
+            if answer.status_code not in (200, 404):  # 404 until the study is there
+                wrong.append(answer.text)
+                continue
+            if answer.status_code == 200:
+                points = [[value(m, "quality"), value(m, "tflops_exact")] for m in answer.json()]
+                if not non_dominated(np.array(points).reshape(-1, 2), maximise=(True, False)).all():
+                    wrong.append(points)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        spec = SMALL.model_copy(update={"study": "live", "trials": 12, "strategy": "plain"})
+        Study(spec, store, using(FakeEvaluator(delay_s=0.01))).run()
+    finally:
+        over.set()
+        asker.join()
+    assert wrong == [] and asked[1] > 10
+    assert clients.reads.get("/v1/studies/live/front").json() == fresh_front(store)
+
+
+def value(member: dict[str, Any], name: str) -> float:
+    """A figure on the split that the front rests on, or a cost."""
+    found = {m["split"]: m["value"] for m in member["metrics"] if m["name"] == name}
+    return next(found[split] for split in ("selection", "search", None) if split in found)
+
+
+def fresh_front(store: Store) -> list[dict[str, Any]]:
+    view = FrontView.read(store, "live", None, None)
+    return [view.as_dict(m) for m in view.front]
+
+
+def test_what_is_remembered_is_read_once_and_stays_small(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    changed = Store.changed
+
+    def counted(self: Store, study: str, since: int = -1) -> Any:
+        reads.append(since)
+        return changed(self, study, since)
+
+    monkeypatch.setattr(Store, "changed", counted)
+    fronts = Fronts(store)
+    first = fronts.view("done")
+    assert first is not None and fronts.view("done") is first and reads == [-1]
+    for i in range(LIMITS + 5):
+        assert fronts.view("done", 300.0 + i) is not None
+    assert len(fronts._studies["done"].views) == LIMITS and reads == [-1]
+    trial = store.trials("done", role="trial")[0]
+    store.add_numbers(trial.id, trial.numbers)
+    again = fronts.view("done")
+    assert again is not first and again == first
+    assert len(reads) == 2 and reads[1] > 0
+    assert fronts.view("nothing") is None and "nothing" not in fronts._studies
