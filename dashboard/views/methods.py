@@ -10,16 +10,34 @@ from dashboard import methods, parts
 SITES = ("input", "vision", "projector", "decoder")
 
 st.title("Methods")
+st.caption("Published ways to drop or merge visual tokens, any of which a search may use alone or combined.")
 zoo = methods.zoo()
 with st.container(horizontal=True, vertical_alignment="bottom"):
     word = st.text_input("Filter", placeholder="name or paper", key="word", live=True, width=240)
-    sites = st.pills("Site", SITES, selection_mode="multi", key="sites")
+    sites = st.pills(
+        "Site",
+        SITES,
+        selection_mode="multi",
+        key="sites",
+        help="Where tokens are reduced: a smaller image, inside the vision tower, between tower and language model, "
+        "inside the language model.",
+    )
     aware = st.segmented_control(
-        "Reads the question", ["any", "yes", "no"], default="any", required=True, key="aware"
+        "Reads the question",
+        ["any", "yes", "no"],
+        default="any",
+        required=True,
+        key="aware",
+        help="What such a method keeps for one question may lack the answer to the next one about the same image.",
     )
     encoder = st.toggle("Without a text encoder", key="encoder")
     fidelity = st.pills(
-        "Fidelity", sorted({m["fidelity"] for m in zoo}), selection_mode="multi", key="fidelity"
+        "Fidelity",
+        sorted({m["fidelity"] for m in zoo}),
+        selection_mode="multi",
+        key="fidelity",
+        help="Faithful: does what the paper and its code do. Adapted: departs where autotc show METHOD says so. "
+        "Reconstruction: written from the paper alone.",
     )
 kept = [
     m

@@ -51,15 +51,6 @@ with st.container(horizontal=True):
     st.metric("over a limit", f"{counts.get('infeasible', 0):,}", width=150)
     st.metric("out of memory", f"{memory:,}", width=150)
     st.metric("time of evaluations", words.duration(spent), width=190)
-st.subheader("Run with")
-made = pd.DataFrame(
-    grouped(t.environment for t in view.trials if t.finished), columns=["versions and machine", "trials"]
-)
-st.dataframe(
-    made[["trials", "versions and machine"]],
-    hide_index=True,
-    column_config={"trials": st.column_config.NumberColumn("trials, references", width="small")},
-)
 st.subheader("What could not be measured, and why")
 if failures:
     lines = [
@@ -75,3 +66,12 @@ if failures:
     st.dataframe(pd.DataFrame(lines), hide_index=True, height="content" if len(lines) < 16 else 560)
 else:
     st.text("None.")
+st.subheader("Run with")
+made = pd.DataFrame(
+    grouped(t.environment for t in view.trials if t.finished), columns=["versions and machine", "trials"]
+)
+st.dataframe(
+    made[["trials", "versions and machine"]],
+    hide_index=True,
+    column_config={"trials": st.column_config.NumberColumn("trials, references", width="small")},
+)
