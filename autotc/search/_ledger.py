@@ -54,14 +54,31 @@ def storing(shown: str) -> Iterator[None]:
         raise kind(f"{shown}: {getattr(cause, 'orig', None) or cause or error}") from error
 
 
-def _storage(url: str, options: dict[str, Any]) -> RDBStorage:
+class _Storage(RDBStorage):
+    """Optuna's storage, that leaves no connection behind when it could not be opened."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        try:
+            super().__init__(url, engine_kwargs=options)
+        except BaseException:
+            if hasattr(self, "scoped_session"):
+                self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.remove_session()
+        self.engine.dispose()
+
+
+def _storage(url: str, options: dict[str, Any]) -> _Storage:
     """Open Optuna's storage, which makes its tables without asking whether another process does so at the moment."""
     for _ in range(TRIES):
         try:
-            return RDBStorage(url, engine_kwargs=options)
+            return _Storage(url, options)
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
             time.sleep(0.2)
-    return RDBStorage(url, engine_kwargs=options)
+    return _Storage(url, options)
 
 
 class Ledger:
@@ -93,14 +110,18 @@ class Ledger:
         connect = {"factory": _FastConnection, "timeout": 60} if sqlite else KEEPALIVE
         with storing(shown):
             self._storage = _storage(url, {"pool_pre_ping": True, "connect_args": dict(connect)})
-            self.study = optuna.create_study(
-                storage=self._storage,
-                study_name=name,
-                directions=[o.direction for o in objectives],
-                sampler=samplers.make(sampler, seed, workers),
-                load_if_exists=True,
-            )
-            self._memory = optuna.create_study(directions=self.study.directions)
+            try:
+                self.study = optuna.create_study(
+                    storage=self._storage,
+                    study_name=name,
+                    directions=[o.direction for o in objectives],
+                    sampler=samplers.make(sampler, seed, workers),
+                    load_if_exists=True,
+                )
+                self._memory = optuna.create_study(directions=self.study.directions)
+            except BaseException:
+                self.close()
+                raise
         self._copied = 0  # trials, by number, that are in memory
         self._open: dict[int, int | None] = {}  # of those that were running then, their ids in memory
         self._space = IntersectionSearchSpace(include_pruned=True)
@@ -108,8 +129,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the connections."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        self._storage.close()
 
     def start_from(self, points: list[dict[str, Any]]) -> None:
         """Set the points that are asked for before any other, once in the life of a study."""

@@ -45,6 +45,14 @@ def empty(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
+@pytest.fixture
+def anywhere(database_url: str) -> Iterator[Store]:
+    """An empty database of each kind, for what workers say to one another through it."""
+    store = Store(database_url)
+    yield store
+    store.close()
+
+
 def using(evaluator: FakeEvaluator) -> Setting:
     return replace(SETTING, evaluator=lambda workers: evaluator)
 
@@ -81,10 +89,10 @@ def test_queued_searches_are_run_to_their_fronts(empty: Store) -> None:
     assert "job 1: finished" in lines and any(x.startswith("one: trials 4/4, front ") for x in lines)
 
 
-def test_several_workers_share_a_search(empty: Store) -> None:
-    queue.submit(empty, SMALL.model_copy(update={"study": "s", "trials": 8}))
+def test_several_workers_share_a_search(anywhere: Store) -> None:
+    queue.submit(anywhere, SMALL.model_copy(update={"study": "s", "trials": 8}))
     evaluators = [FakeEvaluator(delay_s=0.01) for _ in range(3)]
-    url = empty.url
+    url = anywhere.url
 
     def one(evaluator: FakeEvaluator) -> None:
         store = Store(url)
@@ -96,11 +104,11 @@ def test_several_workers_share_a_search(empty: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    whole(empty, "s", 8)
+    whole(anywhere, "s", 8)
     calls = [c for e in evaluators for c in e.calls]
     assert all(e.calls for e in evaluators)
     # nothing was evaluated twice: the same policy may come up again as a proposal, which is answered from the store
-    references = {r.policy.id for r in empty.trials("s", role="reference")}
+    references = {r.policy.id for r in anywhere.trials("s", role="reference")}
     measured = [c for c in calls if c[1] == "search" and c[0] in references]
     assert len(measured) == len(set(measured))
 
@@ -174,7 +182,7 @@ def test_a_trial_that_ends_three_processes_is_left_alone_with_its_reason(empty: 
     whole(empty, "s", SMALL.trials)
 
 
-def test_no_transaction_is_open_while_a_model_runs(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_transaction_is_open_while_a_model_runs(anywhere: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Ledger] = []
     made = Ledger.__init__
 
@@ -186,10 +194,10 @@ def test_no_transaction_is_open_while_a_model_runs(empty: Store, monkeypatch: py
     in_use: set[tuple[int, int]] = set()
 
     def look(policy: Policy | None, split: str) -> None:
-        in_use.add((empty.engine.pool.checkedout(), opened[0]._storage.engine.pool.checkedout()))  # type: ignore[attr-defined]
+        in_use.add((anywhere.engine.pool.checkedout(), opened[0]._storage.engine.pool.checkedout()))  # type: ignore[attr-defined]
 
-    queue.submit(empty, SMALL.model_copy(update={"study": "s"}))
-    work(empty, using(FakeEvaluator(trouble=look)), lease_s=1000.0)
+    queue.submit(anywhere, SMALL.model_copy(update={"study": "s"}))
+    work(anywhere, using(FakeEvaluator(trouble=look)), lease_s=1000.0)
     assert in_use == {(0, 0)}
 
 
@@ -216,13 +224,13 @@ def test_two_reapers_share_one_dead_lease(store: Store) -> None:
 
 @pytest.mark.parametrize("first", ["the late one", "the other one"])
 def test_the_result_that_comes_first_counts(
-    empty: Store, first: str, monkeypatch: pytest.MonkeyPatch
+    anywhere: Store, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker freezes past its lease in trial 1; another takes the trial up and is, or is not, done when it wakes."""
     spec = SMALL.model_copy(update={"study": "s", "examples": 32})
     evaluator = FakeEvaluator()
-    late = TeamStudy(spec, empty, using(evaluator), lease_s=20.0, worker="late")
-    other = TeamStudy(spec, empty, using(FakeEvaluator(noise=0.3)), lease_s=20.0, worker="other")
+    late = TeamStudy(spec, anywhere, using(evaluator), lease_s=20.0, worker="late")
+    other = TeamStudy(spec, anywhere, using(FakeEvaluator(noise=0.3)), lease_s=20.0, worker="other")
     finish = Store.finish_trial
     at: list[int] = []
 
@@ -244,9 +252,9 @@ def test_the_result_that_comes_first_counts(
         assert late.work() is True
     else:
         assert late.work() is True
-        assert not empty.renew(at[0], "other", 1.0)  # the trial is over, and so is every lease on it
+        assert not anywhere.renew(at[0], "other", 1.0)  # the trial is over, and so is every lease on it
     assert at
-    whole(empty, "s", SMALL.trials)
+    whole(anywhere, "s", SMALL.trials)
 
 
 def test_results_wait_for_a_database_that_is_away(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
