@@ -26,6 +26,7 @@ from autotc.errors import AutotcError, DataError
 from autotc.policy import Number, Policy
 from autotc.task import Split, Task
 
+CHILD = "from autotc._process import serve; serve()"
 RECYCLE_AFTER = 400  # evaluations; allocators fragment, and a fresh child is a few seconds
 
 
@@ -245,7 +246,7 @@ class _Child:
         if self.process is None or self.process.poll() is not None:
             self.close()
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from autotc._process import serve; serve()"],
+                [sys.executable, "-c", CHILD],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},

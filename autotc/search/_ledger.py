@@ -13,12 +13,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -179,12 +180,20 @@ class Ledger:
                 frozen = self._draw(trials, distributions, fixed)
             trial_id = self._storage.create_new_trial(self.study._study_id, template_trial=frozen)
             trial = Trial(self.study, trial_id)
-            if self._workers > 1:  # two workers may both have seen one place left
-                ahead = self.study.get_trials(deepcopy=False, states=_LIVE)
-                if sum(t.number < trial.number for t in ahead) >= total:
-                    self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-                    return None
-            return trial
+            return None if self._workers > 1 and self._drop(trial, total) else trial
+
+    def drop(self, frozen: FrozenTrial, total: int) -> bool:
+        """Give up a running trial that is one too many, because two workers saw one place left; say whether it is."""
+        with storing(self._shown):
+            return self._drop(self.handle(frozen), total)
+
+    def _drop(self, trial: Trial, total: int) -> bool:
+        ahead = self.study.get_trials(deepcopy=False, states=_LIVE)
+        if sum(t.number < trial.number for t in ahead) < total:
+            return False
+        with suppress(UpdateFinishedTrialError):
+            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        return True
 
     def _draw(
         self,
@@ -243,8 +252,8 @@ class Ledger:
             return Trial(self.study, frozen._trial_id)
 
     def tell(self, trial: Trial, values: tuple[float, ...], violations: Mapping[str, float]) -> None:
-        """Finish a trial; one that is finished already stays as it is."""
-        with storing(self._shown):
+        """Finish a trial; one that is finished already, or is so in this moment by another worker, stays as it is."""
+        with storing(self._shown), suppress(UpdateFinishedTrialError):
             if self._storage.get_trial(trial._trial_id).state.is_finished():
                 return
             there = trial.constraints

@@ -113,7 +113,7 @@ class Loop:
         now = time.monotonic()
         if now - self._reaped > self.lease_s / 4:
             self._reaped = now
-            self.session.store.reap()
+            self.session.store.reap(self.lease_s)
 
     # --- getting a trial ---
 
@@ -164,7 +164,8 @@ class Loop:
         for frozen in running:
             row = rows.get(frozen.number)
             if row is None:
-                if age_s(frozen) > ORPHAN_S:
+                # by another clock it may be of any age: then the lease decides who runs it
+                if abs(age_s(frozen)) > ORPHAN_S and not self.ledger.drop(frozen, self.session.spec.trials):
                     return self._enter(self.ledger.handle(frozen))
             elif row.state != "running":
                 self._tell_stored(frozen, row)
@@ -184,7 +185,7 @@ class Loop:
     @staticmethod
     def _fresh(row: TrialRow) -> bool:
         assert row.finished is not None
-        return time.time() - row.finished.timestamp() < 2.0
+        return abs(time.time() - row.finished.timestamp()) < 2.0  # clocks may differ by more, and be set back
 
     # --- doing it ---
 

@@ -53,12 +53,14 @@ class TeamStudy(Study):
             SpecError: the study of this name was started with other settings.
             StoreError: the database refuses for good, or is away and nobody waits.
         """
-        there = self.store.study(self.name)
-        self._refuse(there)
+        self._refuse(self.store.study(self.name))
         self._create()
-        if there is not None and there.state == "finished" and self._finished() >= self.spec.trials:
+        there = self.store.study(self.name)
+        assert there is not None
+        if there.state == "finished" and self._finished() >= self.spec.trials:
             return True
-        self.store.set_study_state(self.name, "running")
+        if not self.store.set_study_state(self.name, "running", was=there.state):
+            return False  # another worker ended it in this moment
         complete = self._trials()
         left = self._session.clock.left_s
         timed_out = left is not None and left <= self._report.reserve_s(self._board)
@@ -99,8 +101,6 @@ class TeamStudy(Study):
                 if self.leave():
                     return False
                 time.sleep(POLL_S)
-            elif store.trial(mine.id).state != "running":  # finished between the look and the lease
-                store.release(mine.id, self.worker)
             else:
                 with held(store, mine.id, self.worker, self.lease_s):
                     self._reference(mine.id, ids[mine.id][0])

@@ -28,10 +28,15 @@ Say = Callable[[str], None]
 
 
 class Reaper:
-    """Returns dead leases inside a `with` block, from a thread: nobody has to ask for a trial first."""
+    """Returns dead leases inside a `with` block, from a thread: nobody has to ask for a trial first.
 
-    def __init__(self, store: Store, every_s: float, found: Callable[[LeaseRow], None]) -> None:
-        self._store, self._every_s, self._found = store, every_s, found
+    Args:
+        lease_s: the longest that a lease may have to go; it looks twice in that time.
+        found: called with each dead lease.
+    """
+
+    def __init__(self, store: Store, lease_s: float, found: Callable[[LeaseRow], None]) -> None:
+        self._store, self._lease_s, self._found = store, lease_s, found
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="autotc-reaper", daemon=True)
 
@@ -46,9 +51,9 @@ class Reaper:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(self._every_s):
+        while not self._over.wait(self._lease_s / 2):
             try:
-                for lease in self._store.reap():
+                for lease in self._store.reap(self._lease_s):
                     self._found(lease)
             except StoreError:
                 continue  # the worker itself meets the same and says it
@@ -94,7 +99,7 @@ class Worker:
         self.store.exists()  # what is wrong with the database from the start is no reason to wait
         self.say(f"worker {self.name} waits for searches in {self.store.url_shown}")
         try:
-            with Reaper(self.store, self.lease_s / 2, self._reaped):
+            with Reaper(self.store, self.lease_s, self._reaped):
                 self._rounds()
         except HandBack:
             self.say("the trial in hand was handed back")
@@ -180,7 +185,9 @@ class Worker:
             spec = spec.model_copy(update=places)
             if spec.data is not None:
                 self.roots.pictures(Path(spec.data))
-        spent = 0.0 if job.started is None else (datetime.now(UTC) - job.started).total_seconds()
+        spent = 0.0
+        if job.started is not None:  # perhaps by a clock that is ahead of this one
+            spent = max(0.0, (datetime.now(UTC) - job.started).total_seconds())
         self.say(f"job {job.id}: {spec.model} is taken up")
         return self._team(spec, spent, _Running(self, job.id), lambda: len(self._open()) > 1)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
 
-from autotc.errors import SpecError, StoreError
+from autotc.errors import SpecError, StoreAway, StoreError
 from autotc.registry import nearest
 from autotc.store import engine, revision
 from autotc.store.schema import Study, Trial
@@ -32,6 +34,7 @@ class Database:
         self._writer = self.engine.execution_options(autotc_write=True)
         self._reader = engine.snapshots(self.engine)
         self._current = False
+        self._away_at = -math.inf  # when it last did not answer, by a clock that only goes forward
         if check:
             self._ready()
 
@@ -108,20 +111,33 @@ class Database:
             file = engine.sqlite_file(self._url)
             if file is not None and not file.exists():
                 return False
-            with engine.explained(self._url), self.engine.connect() as connection:
+            with self._explained(), self.engine.connect() as connection:
                 self._current = revision.usable(revision.read_revision(connection), self.url_shown)
         return self._current
 
     @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            with engine.explained(self._url):
+                yield
+        except StoreAway:
+            self._away_at = time.monotonic()
+            raise
+
+    def _was_away(self, seconds: float) -> bool:
+        """Whether the database did not answer within the last seconds: others could not reach it either."""
+        return time.monotonic() - self._away_at < seconds
+
+    @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with engine.explained(self._url), self._reader.connect() as connection:
+        with self._explained(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         if not self._ready():
             self.upgrade()
-        with engine.explained(self._url), self._writer.begin() as connection:
+        with self._explained(), self._writer.begin() as connection:
             yield connection
 
     def _study_id(self, connection: Connection, name: str) -> int:

@@ -35,6 +35,15 @@ KEEPALIVE = {
     "tcp_user_timeout": 60_000,
     "options": "-c idle_in_transaction_session_timeout=60s",
 }
+# a quota that is used up is SQLITE_IOERR_WRITE, a file of a write-ahead log that finds no room one of the others
+_PASSING = (
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_FULL",
+    "SQLITE_IOERR_WRITE",
+    "SQLITE_IOERR_FSYNC",
+    "SQLITE_IOERR_SHM",
+)
 _NOT_ALLOWED = "42501"  # PostgreSQL's insufficient_privilege
 _SECRET_KEYS = ("password", "sslpassword")
 _SCHEMA_LOCK = 0x6175746F7463  # "autotc": the advisory lock under which a schema is changed
@@ -240,7 +249,7 @@ def away(error: BaseException | None) -> bool:
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     code = getattr(error.orig, "sqlite_errorname", None)
-    return code is None or code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL"))
+    return code is None or code.startswith(_PASSING)
 
 
 def _explain(error: BaseException | None, url: URL) -> str:

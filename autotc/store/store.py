@@ -99,12 +99,19 @@ class Store(Calibrations, Jobs):
         with self._read() as connection:
             return read.studies(connection, name)
 
-    def set_study_state(self, name: str, state: str) -> None:
-        """Record where a study stands: running, finished, interrupted, ..."""
+    def set_study_state(self, name: str, state: str, was: str | None = None) -> bool:
+        """Record where a study stands: running, finished, interrupted, ...; with `was` only if it stands there now.
+
+        Returns:
+            Whether it was recorded.
+        """
         with self._write() as connection:
             study_id = self._study_id(connection, name)
-            connection.execute(update(Study).where(Study.id == study_id).values(state=state))
-            write.count_change(connection, study_id)
+            where = [Study.id == study_id] + ([] if was is None else [Study.state == was])
+            recorded = connection.execute(update(Study).where(*where).values(state=state)).rowcount == 1
+            if recorded:
+                write.count_change(connection, study_id)
+            return recorded
 
     def add_environment(self, study: str, environment: Mapping[str, Any]) -> int:
         """Record what trials of a study are about to be run with; what is there already keeps its id."""
@@ -308,14 +315,22 @@ class Store(Calibrations, Jobs):
     # --- leases ---
 
     def lease(self, trial_id: int, worker: str, seconds: float) -> bool:
-        """Take a trial for some seconds; False when another worker's lease on it still runs."""
+        """Take a running trial for some seconds; False when it is over, or another worker's lease on it still runs.
+
+        After the database was away, a lease that ran out meanwhile gets that time again: its worker could not renew it.
+        """
         with self._write() as connection:
             self._study_of(connection, trial_id)
+            # who finishes it at this moment goes first
+            state = select(Trial.state).where(Trial.id == trial_id).with_for_update()
+            if connection.scalar(state) != "running":
+                return False
             now = engine.clock(connection)
             expires = now + timedelta(seconds=seconds)
             values = {"trial_id": trial_id, "worker": worker, "taken": now, "expires": expires}
             made = engine.upsert(connection.dialect.name, Lease).values(**values)
-            free = (Lease.expires <= now) | (Lease.worker == worker)
+            over = now - timedelta(seconds=seconds if self._was_away(seconds) else 0.0)
+            free = (Lease.expires <= over) | (Lease.worker == worker)
             change = {k: values[k] for k in ("worker", "taken", "expires")}
             taken = made.on_conflict_do_update(index_elements=["trial_id"], set_=change, where=free)
             return connection.execute(taken.returning(Lease.trial_id)).first() is not None
@@ -333,12 +348,24 @@ class Store(Calibrations, Jobs):
             own = delete(Lease).where(Lease.trial_id == trial_id, Lease.worker == worker)
             return connection.execute(own).rowcount == 1
 
-    def reap(self) -> list[LeaseRow]:
-        """Remove the leases that ran out and return them; of several reapers each lease reaches only one."""
+    def reap(self, longest_s: float | None = None) -> list[LeaseRow]:
+        """Remove the leases that ran out and return them; of several reapers each lease reaches only one.
+
+        Args:
+            longest_s: what seems to have longer to go is from before the clock was set back, and is cut to this; who
+                is alive renews it in time. After the database was away, leases that ran out get this much time again.
+        """
         if not self._ready():
             return []
         with self._write() as connection:
-            gone = delete(Lease).where(Lease.expires <= engine.clock(connection))
+            over = now = engine.clock(connection)
+            if longest_s is not None:
+                over -= timedelta(seconds=longest_s if self._was_away(longest_s) else 0.0)
+                until = now + timedelta(seconds=longest_s)
+                connection.execute(update(Lease).where(Lease.expires > until).values(expires=until))
+                closing = update(Study).where(Study.closer_until > until)
+                connection.execute(closing.values(closer_until=until))
+            gone = delete(Lease).where(Lease.expires <= over)
             rows = connection.execute(gone.returning(Lease.trial_id, Lease.worker, Lease.expires)).all()
             return read.leases(connection, rows)
 

@@ -210,3 +210,36 @@ def test_a_database_that_cannot_be_written_is_a_store_error(
     monkeypatch.setattr(ledger.study, "tell", broken)
     with pytest.raises(StoreError, match=r"shown\.db: database or disk is full"):
         ledger.tell(trial, (0.1, 2.0), {})
+
+
+def test_one_too_many_whose_worker_died_before_it_saw_that_is_given_up(url: str) -> None:
+    one, other = opened(url, workers=2), opened(url, workers=2)
+    for _ in range(3):
+        assert one.ask(SPACE, 3) is not None
+    extra = other.ask(SPACE, 4)  # as if it had seen one place left
+    assert extra is not None
+    left = other.running()
+    assert [one.drop(frozen, 3) for frozen in left] == [False, False, False, True]
+    assert [t.number for t in other.running()] == [0, 1, 2] and one.count() == 3
+    one.close()
+    other.close()
+
+
+def test_a_tell_at_the_moment_of_another_ones_does_not_raise(
+    url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = ledger.ask(SPACE, 5)
+    assert late is not None
+    other = opened(url)
+    write = optuna.trial.Trial.set_constraint
+
+    def meanwhile(self: optuna.trial.Trial, key: str, value: float) -> None:
+        monkeypatch.undo()
+        other.tell(other.handle(other.running()[0]), (0.9, 1.0), {"memory_gib": -1.0})
+        write(self, key, value)
+
+    monkeypatch.setattr(optuna.trial.Trial, "set_constraint", meanwhile)
+    ledger.tell(late, (0.1, 2.0), {"latency_ms": 5.0})
+    stored = ledger.study.get_trials()[0]
+    assert stored.values == [0.9, 1.0] and stored.constraints == {"memory_gib": -1.0}
+    other.close()

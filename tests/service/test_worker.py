@@ -201,19 +201,22 @@ def test_no_transaction_is_open_while_a_model_runs(anywhere: Store, monkeypatch:
     assert in_use == {(0, 0)}
 
 
+def left_running(store: Store) -> int:
+    return store.add_trial("done", 99, store.trials("done", role="trial")[0].policy)
+
+
 def test_a_reaper_returns_dead_leases_without_anybody_asking(store: Store) -> None:
-    trial = store.trials("done", role="trial")[0]
-    assert store.lease(trial.id, "dead", 0.05)
+    trial = left_running(store)
+    assert store.lease(trial, "dead", 0.05)
     found: list[str] = []
     there = threading.Event()
     with Reaper(store, 0.02, lambda lease: (found.append(lease.worker), there.set())):  # type: ignore[func-returns-value]
         assert there.wait(20)
-    assert found == ["dead"] and store.lease(trial.id, "other", 1)
+    assert found == ["dead"] and store.lease(trial, "other", 1)
 
 
 def test_two_reapers_share_one_dead_lease(store: Store) -> None:
-    trial = store.trials("done", role="trial")[0]
-    store.lease(trial.id, "dead", -1)
+    assert store.lease(left_running(store), "dead", -1)
     found: list[str] = []
     again = Store(store.url)
     for reaper in (store, again):
@@ -351,3 +354,29 @@ def test_sigterm_finishes_or_hands_back_and_a_second_one_stops_at_once(
     # nothing is held any more: whoever comes next goes on at once
     assert all(empty.lease(r.id, "next", 1.0) for r in empty.trials("s") if r.state == "running")
     assert empty.jobs()[0].state == "running"
+
+
+def test_nobody_takes_a_trial_that_is_over(store: Store) -> None:
+    assert not store.lease(store.trials("done", role="trial")[0].id, "late", 1.0)
+    assert Reader(store.url).work() == []
+
+
+def test_a_study_that_ended_in_this_moment_stays_ended(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that found it open a moment ago must not open it again: nobody might be left to end it."""
+    spec = SMALL.model_copy(update={"study": "s"})
+    first, second = (TeamStudy(spec, empty, SETTING, worker=name) for name in ("first", "second"))
+    look = Store.study
+
+    def meanwhile(self: Store, name: str) -> Any:
+        found = look(self, name)
+        looks.append(found)
+        if len(looks) == 2:  # of the second worker, the one that it acts upon
+            assert first.work()
+        return found
+
+    looks: list[Any] = []
+    monkeypatch.setattr(Store, "study", meanwhile)
+    assert second.work() is False
+    study = look(empty, "s")
+    assert study is not None and study.state == "finished"
+    assert second.work() is True

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from autotc import _outcomes
-from autotc.errors import SpecError, StoreError
+from autotc.errors import SpecError, StoreAway, StoreError
 from autotc.policy import ModelRef, Policy
 from autotc.store import Store, columns
 from tests.store.builders import MODEL, finish, number, outcomes, policy, start
@@ -317,3 +318,18 @@ def test_sixty_trials_of_256_examples_take_well_under_a_second(store: Store) -> 
         store.finish_trial(trial_id, "complete", [number()], outcomes={"search": given})
     assert time.process_time() - began < 1.0
     assert store.outcomes(ids[-1], "search")["kl"].tolist() == rows[-1]["kl"].tolist()
+
+
+def test_after_an_outage_leases_that_ran_out_get_their_time_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(store)
+    trial = store.add_trial("s", 0, policy())
+    assert store.lease(trial, "busy", -1.0)
+    with pytest.raises(StoreAway), store._write():
+        raise OperationalError("", {}, Exception("connection refused"))
+    assert not store.lease(trial, "hasty", 20.0) and store.reap(20.0) == []
+    assert store.renew(trial, "busy", -1.0)  # its worker is there
+    passed = time.monotonic() + 20.0
+    monkeypatch.setattr("autotc.store.database.time.monotonic", lambda: passed)
+    assert [lease.worker for lease in store.reap(20.0)] == ["busy"] and store.lease(trial, "next", 20.0)
