@@ -309,6 +309,8 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
         console.print(f"[dim]Held-out data looked at {result.looks} times in this study.[/]")
     for note in result.notes:
         console.print(f"[dim]note: {note}[/]")
+    if result.plateau is not None:
+        console.print(f"{result.plateau.text}.")
     heading = "Nothing more to try" if result.exhausted else headings[result.state]
     console.print(
         f"\n[bold]{heading}[/]: {result.trials} of {result.total} trials, "

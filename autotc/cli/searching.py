@@ -85,6 +85,14 @@ def search(
     trials: Annotated[
         int | None, typer.Option("--trials", help="Trials in total, those stored included.")
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            help="trials (default): until there are --trials; plateau: stop before, once more trials are expected to "
+            "bring less than can be measured, after 60 at the earliest and --trials (500) at the latest.",
+        ),
+    ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole run.")] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="tpe (default), nsga2, gp or random.")

@@ -139,6 +139,12 @@ class Ledger:
                 self.study.set_user_attr(_PRESETS, points)
             self._points = self.study.user_attrs[_PRESETS]
 
+    @property
+    def starts(self) -> int:
+        """How many points are asked for before any other."""
+        with storing(self._shown):
+            return len(self.study.user_attrs.get(_PRESETS, ()))
+
     def count(self) -> int:
         """Return how many trials there are, running ones included."""
         with storing(self._shown):

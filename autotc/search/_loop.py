@@ -21,6 +21,7 @@ from autotc.search._patience import held
 from autotc.search._racing import dominated, gap
 from autotc.search._session import SURVIVABLE, Board, Entry, Session
 from autotc.search.objectives import FAILED, QUALITY, broken, point, told
+from autotc.search.plateau import Gain, Plateau
 from autotc.store import TrialRow
 
 ORPHAN_S = 10.0  # a trial without a policy is adopted when its asker has been silent for so long
@@ -55,6 +56,10 @@ class Loop:
         self._reserve_s, self.alive, self.leave = reserve_s, alive, leave
         self.board = Board(objectives=session.objectives)
         self.exhausted = False  # whether the strategy had nothing more to try before there were enough
+        spec = session.spec
+        self._plateau: Plateau | None = None
+        if spec.until == "plateau":
+            self._plateau = Plateau(session.objectives, ledger.starts, spec.seed)
         self._results: dict[str, TrialRow] = {}
         self._references: dict[tuple[object, ...], Policy] = {}
         self._seen: set[int] = set()
@@ -77,7 +82,8 @@ class Loop:
             if job is None:
                 if not patiently(self.ledger.running):
                     patiently(self.refresh)
-                    self.exhausted = patiently(self.ledger.count) < self.session.spec.trials
+                    short = patiently(self.ledger.count) < self.session.spec.trials
+                    self.exhausted = short and self.plateau() is None
                     return True
                 if self.leave():
                     return False
@@ -86,6 +92,10 @@ class Loop:
             self._do(*job)
             self._report()
         return False
+
+    def plateau(self) -> Gain | None:
+        """Return what the last trials brought where the search stops for that, None where it goes on."""
+        return None if self._plateau is None else self._plateau.reached(self.board.finished)
 
     def refresh(self) -> None:
         """Read the trials that were finished since the last look, by whoever."""
@@ -108,6 +118,8 @@ class Loop:
         values = point(row, self.session.objectives)
         if values is not None and self.session.feasible(row):
             self.board.entries.append(Entry(row.id, row.number or 0, row.policy.id, values))
+            if self._plateau is not None:
+                self._plateau.add(self.board.finished, self.session.outcomes(row.id, "search"), values)
 
     def _reap(self) -> None:
         now = time.monotonic()
@@ -123,6 +135,8 @@ class Loop:
 
     def _ask(self) -> tuple[Trial, int, Policy] | None:
         session = self.session
+        if self.plateau() is not None:
+            return None  # what is running elsewhere is waited for, as at the last trial
         with session.clock.part("ask"):
             given = self._given if session.spec.strategy == "default" else None
             trial = self.ledger.ask(session.space.distributions, session.spec.trials, given, self._choose)

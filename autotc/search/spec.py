@@ -46,6 +46,7 @@ RUN_ONLY = frozenset(
         "max_memory_gib",
         "constraints",
         "trials",
+        "until",
         "timeout",
         "study",
         "storage",
@@ -59,6 +60,7 @@ RUN_ONLY = frozenset(
 _BEFORE = {"deploy": "hf", "objectives": []}
 _MEANS_NOTHING = RUN_ONLY | {"asked_workload"}  # the workload itself is compared, not how it was worded
 PROXY_TIMEOUT_S = 270.0
+MOST_TRIALS = 500  # of a search that goes on until it has reached a plateau, where no other number is given
 
 
 class SearchSpec(BaseModel):
@@ -85,6 +87,7 @@ class SearchSpec(BaseModel):
     selection_examples: int = Field(default=256, ge=16)
     heldout_examples: int = Field(default=512, ge=16)
     trials: int = Field(default=60, ge=1)
+    until: Literal["trials", "plateau"] = "trials"
     timeout: float | None = Field(default=None, gt=0)
     sampler: Sampler = "tpe"
     strategy: Strategy = "default"
@@ -169,6 +172,8 @@ class SearchSpec(BaseModel):
             SpecError: an unknown option or a value out of range; the message says what is allowed.
         """
         given = {name: value for name, value in options.items() if value is not None}
+        if given.get("until") == "plateau":
+            given.setdefault("trials", MOST_TRIALS)
         try:
             spec = cls.model_validate(given)
             spec.all_constraints()

@@ -30,6 +30,7 @@ from autotc.search._report import Report
 from autotc.search._session import SURVIVABLE, Board, Evaluates, Progress, Session
 from autotc.search._workers import Crew
 from autotc.search.objectives import QUALITY
+from autotc.search.plateau import Gain
 from autotc.search.space import Check, Space
 from autotc.search.spec import SearchSpec, differences, fingerprint
 from autotc.store import Store, StudyRow
@@ -92,6 +93,7 @@ class Result:
         ran: trials evaluated by this run (0: answered from the store).
         profile: where the time of this run went.
         notes: plain lines about this run.
+        plateau: what the last trials brought, where the search stopped for that; None where it did not.
         next: commands to type next.
         recommendation: what `autotc export` would take from the front; None without one.
         exhausted: whether the strategy had nothing more to try before it had all its trials.
@@ -115,6 +117,7 @@ class Result:
     recommendation: Recommendation | None = None
     no_claims: tuple[str, ...] = ()
     exhausted: bool = False
+    plateau: Gain | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -135,6 +138,7 @@ class Result:
             "total": self.total,
             "exhausted": self.exhausted,
             "ran": self.ran,
+            "plateau": None if self.plateau is None else {**vars(self.plateau), "text": self.plateau.text},
             "profile": {**vars(self.profile), "outside": self.profile.outside},
             "notes": list(self.notes),
             "next": list(self.next),
@@ -167,6 +171,7 @@ class Study:
     space: Space = field(init=False)
     name: str = field(init=False)
     _exhausted: bool = field(init=False, default=False)
+    _plateau: Gain | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         spec, setting = self.spec, self.setting
@@ -284,6 +289,7 @@ class Study:
             with self._crew():
                 complete = worker.run()
             self._exhausted = worker.exhausted
+            self._plateau = worker.plateau() if complete else None
             return complete
         finally:
             ledger.close()
@@ -390,12 +396,15 @@ class Study:
             next=self._next(state, trials, bool(front)),
             recommendation=recommend(front, split, given=self.spec.all_constraints()) if front else None,
             exhausted=self._exhausted,
+            plateau=self._plateau,
         )
 
     def _next(self, state: str, trials: int, front: bool) -> tuple[str, ...]:
         commands = []
         if self._exhausted:
             pass  # the same command would find nothing more
+        elif self._plateau is not None:
+            commands.append(f"search on: the same command with --until trials --trials {2 * trials}")
         elif state == "finished":
             commands.append(f"search on: the same command with --trials {2 * max(trials, self.spec.trials)}")
         else:
