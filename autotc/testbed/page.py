@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from autotc.testbed import picking_page
+
 
 def write(found: dict[str, Any], picture: str, made: str) -> str:
     """Return the page as Markdown.
@@ -46,6 +48,8 @@ def write(found: dict[str, Any], picture: str, made: str) -> str:
         + ", ".join(f"{_percent(found['best_at'][b])}" for b in budgets)
         + ".",
         "",
+        *picking_page.section(found["picking"]),
+        "",
         "## How far to trust it",
         "",
         "What lies between the measured policies is drawn from a Gaussian process over cost, tokens alive by depth and "
@@ -69,7 +73,16 @@ def table(found: dict[str, Any]) -> str:
     """Return the table and what must be said beside it, for a terminal."""
     budgets = list(found["best_at"])
     return (
-        "\n".join([f"Test-bed {found['status']}", "", *_table(found, budgets), "", *_ratios(found)]).rstrip()
+        "\n".join(
+            [
+                f"Test-bed {found['status']}",
+                "",
+                *_table(found, budgets),
+                "",
+                *_ratios(found),
+                *picking_page.section(found["picking"]),
+            ]
+        ).rstrip()
         + "\n"
     )
 

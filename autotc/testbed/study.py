@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from autotc.testbed import picking
 from autotc.testbed.bed import Bed
 from autotc.testbed.score import Candidates, area, best_at, gap_closed
 from autotc.testbed.simulate import Course, lattice, presets, scope
@@ -65,6 +66,7 @@ def study(bed: Bed, courses: Sequence[Course], evaluations: int) -> dict[str, An
             for name, own in by_name.items()
         ],
         "ratios": _ratios(reached, evaluations),
+        "picking": picking.compare(bed, by_name.get(OWN) or next(iter(by_name.values()))),
     }
 
 
