@@ -56,6 +56,16 @@ class Constraint:
         """Whether it limits a cost, and so which trials may run."""
         return self.name in COSTS
 
+    @property
+    def measure(self) -> str:
+        """What it limits, whatever the unit: `kv_gib` and `kv_bytes` are one."""
+        return COSTS[self.name].field or self.name if self.on_cost else self.name
+
+    @property
+    def unit(self) -> float:
+        """How much of what it limits is one."""
+        return COSTS[self.name].divisor if self.on_cost else 1.0
+
     def excess(self, value: float) -> float:
         """Return by how much a value breaks it; <= 0 where it does not."""
         return value - self.limit if self.sense == "<=" else self.limit - value
@@ -118,10 +128,13 @@ def parse_constraints(texts: Iterable[str], limits: Sequence[Constraint] = ()) -
     found = tuple(dict.fromkeys(parse_constraint(text) for text in texts))
     everything = (*limits, *found)
     for upper, lower in product(everything, everything):
-        same = upper.name == lower.name and (upper.sense, lower.sense) == ("<=", ">=")
-        if same and upper.limit < lower.limit:
+        if (upper.sense, lower.sense) != ("<=", ">=") or upper.measure != lower.measure:
+            continue
+        gap = lower.limit - upper.limit * upper.unit / lower.unit
+        if gap > 0:
             raise SpecError(
-                f"--constraint: {str(upper)!r} and {str(lower)!r} contradict one another: no value meets both"
+                f"--constraint: {str(upper)!r} and {str(lower)!r} contradict one another: no value meets both, they "
+                f"are {gap:.4g} apart"
             )
     return found
 

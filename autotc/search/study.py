@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from autotc.anatomy import Anatomy
-from autotc.device.gauge import Gauge
+from autotc.device.gauge import MEASURED, Gauge
 from autotc.environment import environment
 from autotc.errors import SpecError
 from autotc.export import Member
@@ -31,6 +31,7 @@ from autotc.search._session import SURVIVABLE, Board, Evaluates, Progress, Sessi
 from autotc.search._workers import Crew
 from autotc.search.objectives import QUALITY
 from autotc.search.plateau import Gain
+from autotc.search.reach import refuse_out_of_reach
 from autotc.search.space import Check, Space
 from autotc.search.spec import SearchSpec, differences, fingerprint
 from autotc.store import Store, StudyRow
@@ -185,6 +186,9 @@ class Study:
             setting.check,
             spec.deploy,
         )
+        # a limit on what is measured is not held against estimates
+        limits = [c for c in spec.all_constraints() if not (spec.measure and c.name in MEASURED)]
+        refuse_out_of_reach(self.space, limits)
         self.document = {**spec.document(setting.workload, setting.data), "on": setting.on}
         self.fingerprint = fingerprint(self.document)
         self.name = spec.study_name(self.fingerprint)
