@@ -135,13 +135,13 @@ def table(view: StudyView, chosen: Picked) -> None:
     )
 
 
-def card(view: StudyView, chosen: Picked, name: str, limit: float | None) -> None:
+def card(view: StudyView, chosen: Picked, name: str, limit: float | None, counts: str) -> None:
     """Say what the selected policy is and what speaks for or against it, and offer it."""
     why = fronts.why(view, chosen, name)
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{parts.plain(fronts.sentence(view, chosen, name, limit), 500)}**", width="stretch")
         parts.download(data.policy_document(view, name, why))
-        query = fronts.link(view, name)
+        query = fronts.link(view, name, limit, counts)
         st.page_link(parts.POLICY, label="Look at it", icon=":material/description:", query_params=query)
         st.page_link(parts.SEES, label="What it sees", icon=":material/visibility:", query_params=query)
     parts.verdict(why)

@@ -62,13 +62,12 @@ def why(view: StudyView, chosen: Picked, name: str) -> Recommendation:
     return recommend(line, chosen.split, given=view.constraints, named=view.members[name])
 
 
-def number(of: Member, axis: Axis, split: str) -> Number | None:
-    """Return a member's figure on an axis."""
+def number(of: Member, axis: Axis, split: str, strict: bool = False) -> Number | None:
+    """Return a figure on an axis; that of the search where it was not confirmed on the split, unless `strict`."""
     wanted = axis.split or (split if axis.kind != "estimated" else None)
     there = [n for n in of.numbers if n.name == axis.name and n.kind == axis.kind]
     exact = next((n for n in there if n.split == wanted), None)
-    if exact is None and axis.split is None and axis.kind != "estimated":
-        # not confirmed on the front's split: what the search itself measured
+    if exact is None and axis.split is None and axis.kind != "estimated" and not strict:
         return next((n for n in there if n.split == "search"), None)
     return exact
 
@@ -85,7 +84,8 @@ def marks(
         chosen: the front within it.
         other: only the front, drawn as another study's.
     """
-    standard = view.objectives != OBJECTIVES or (x.name, y.name, y.split) == ("tflops_exact", "quality", None)
+    usual = x.name.startswith("tflops_") and (y.name, y.split) == ("quality", None)
+    standard = usual or view.objectives != OBJECTIVES
     on_front = set(chosen.names) if standard else _front_on(view, x, y, limit, counts, chosen.split)
     out = []
     for name, m in view.members.items():
@@ -120,10 +120,18 @@ def marks(
     return out
 
 
+def joined(marks: list[Mark]) -> bool:
+    """Whether the front rises or falls steadily on these axes, and so is a line: it need not where it was drawn up on
+    others, such as the other way to count FLOPs.
+    """
+    line = [m.y for m in sorted((m for m in marks if m.role == "front"), key=lambda m: m.x)]
+    return line in (sorted(line), sorted(line, reverse=True))
+
+
 def _front_on(view: StudyView, x: Axis, y: Axis, limit: float | None, counts: str, split: str) -> set[str]:
     names, points = [], []
     for name, m in view.members.items():
-        one, two = number(m, x, split), number(m, y, split)
+        one, two = number(m, x, split, strict=True), number(m, y, split, strict=True)
         if not m.reference and one and two and (limit is None or cost(m, counts) <= limit):
             names.append(name)
             points.append([one.value, two.value])
@@ -217,6 +225,7 @@ def sentence(view: StudyView, chosen: Picked, name: str, limit: float | None) ->
     return " · ".join(said)
 
 
-def link(view: StudyView, name: str) -> dict[str, str]:
-    """Return what a URL needs to show a policy."""
-    return {"study": view.row.name, "trial": name}
+def link(view: StudyView, name: str, limit: float | None, counts: str) -> dict[str, str]:
+    """Return what a URL needs to show a policy, and the budget that it was looked for."""
+    budget = {} if limit is None else {"budget": f"{limit:g}", "counts": counts}
+    return {"study": view.row.name, "trial": name, **budget}

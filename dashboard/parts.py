@@ -96,10 +96,19 @@ def choose_study(label: str = "Study") -> StudyView:
     return data.study(chosen)
 
 
+def budget(view: StudyView) -> tuple[float | None, str]:
+    """Return the budget in the URL and how it counts; without one those of the study."""
+    asked, counts = st.query_params.get("budget", ""), st.query_params.get("counts", view.convention)
+    if counts not in words.COUNTS or not asked.isdecimal():
+        return view.limit, view.convention
+    return float(asked), counts
+
+
 def _forget() -> None:
     # trial numbers of another study mean nothing here
     for key in ("trial", "other", "clicked", "beside"):
         st.session_state.pop(key, None)
+    st.query_params.pop("budget", None)
 
 
 def choose_policy(view: StudyView, chosen: Picked) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from autotc import charts, figures
-from autotc.metrics import OBJECTIVES
 from dashboard import data, front_panels, fronts, parts
 from dashboard.data import Axis, StudyView
 
@@ -24,7 +23,7 @@ def page(view: StudyView, counts: str, other: str | None, x: Axis, y: Axis) -> N
     with right:
         name = parts.choose_policy(view, chosen)
     if name is not None:
-        front_panels.card(view, chosen, name, limit)
+        front_panels.card(view, chosen, name, limit, counts)
     marks = fronts.marks(view, x, y, limit, counts, chosen)
     if other:
         theirs = data.study(other)
@@ -36,7 +35,7 @@ def page(view: StudyView, counts: str, other: str | None, x: Axis, y: Axis) -> N
         limit=limit if x.name == f"tflops_{counts}" else None,
         chosen=name,
         percent=y.share,
-        stairs=view.objectives == OBJECTIVES,
+        stairs=fronts.joined(marks),
         dark=parts.dark(),
     )
     parts.plot(

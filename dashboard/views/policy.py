@@ -12,7 +12,8 @@ first, second = st.columns([1, 2])
 with first:
     view = parts.choose_study()
 with second:
-    chosen = fronts.picked(view, view.limit)
+    limit, counts = parts.budget(view)
+    chosen = fronts.picked(view, limit, counts)
     name = parts.choose_policy(view, chosen)
 if name is None:
     st.info("No trial of this study is finished yet.", icon=":material/hourglass_empty:")
@@ -21,7 +22,6 @@ m, full = view.members[name], view.uncompressed
 why = fronts.why(view, chosen, name)
 parts.verdict(why)
 policy_panels.headline(view, m)
-st.divider()
 left, right = st.columns([3, 2], gap="large")
 with left:
     st.subheader("Tokens through the model")
@@ -38,9 +38,8 @@ with left:
 with right:
     st.subheader("Take it")
     policy_panels.leave(view, name, why)
-    st.page_link(
-        parts.SEES, label="What it sees", icon=":material/visibility:", query_params=fronts.link(view, name)
-    )
+    query = fronts.link(view, name, limit, counts)
+    st.page_link(parts.SEES, label="What it sees", icon=":material/visibility:", query_params=query)
     st.subheader("Its neighbours on the front")
     policy_panels.beside(view, name)
     st.subheader("Where the figures come from")

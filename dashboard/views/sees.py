@@ -17,7 +17,7 @@ st.title("What it sees")
 zero, one, two = st.columns([1, 1.4, 1.4])
 with zero:
     view = parts.choose_study()
-chosen = fronts.picked(view, view.limit)
+chosen = fronts.picked(view, *parts.budget(view))
 with one:
     name = parts.choose_policy(view, chosen)
 if name is None:

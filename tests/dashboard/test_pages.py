@@ -170,6 +170,25 @@ def test_the_download_is_the_policy_with_its_figures_and_origin(opened: Open, sm
     assert {n.name for n in policy.expected} >= {"quality", "tflops_exact"}
 
 
+def test_the_budget_goes_along_to_the_policy(opened: Open, small: str) -> None:
+    everything = members(Store(small), SECOND)
+    limit = sorted(m.value("tflops_literature") for m in everything if not m.reference)[12] + 1
+    best = recommend(*front(everything, int(limit))).member
+    budget = {"budget": str(int(limit)), "counts": "literature"}
+    at = opened(small, "policy", study=SECOND, trial=str(best.trial), **budget)
+    assert chosen(at) == str(best.trial)
+    assert recommend(*front(everything, int(limit))).text in texts(at).replace("\\", "")
+    assert "Chosen by hand" not in texts(at)
+
+
+def test_only_what_was_confirmed_is_drawn_as_the_front(opened: Open, small: str) -> None:
+    at = opened(small, "front")
+    figure = json.loads(at.get("plotly_chart")[0].proto.spec)
+    drawn = next(trace for trace in figure["data"] if trace.get("name") == "front")
+    assert {key for (key,) in drawn["customdata"]} == set(at.dataframe[0].value["trial"])
+    assert chosen(at) in {key for (key,) in drawn["customdata"]}
+
+
 def test_a_study_in_the_url_is_the_one_shown(opened: Open, small: str) -> None:
     assert opened(small, "front", study="qwen2.5-vl-0000").selectbox(key="study").value == "qwen2.5-vl-0000"
     at = opened(small, "front", study="gone")
