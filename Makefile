@@ -5,7 +5,8 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: search real test postgres fuzz check lint types imports format catalogue gpu-wheels gpu-test gpu-bench clean
+.PHONY: search real test postgres fuzz check lint types imports format catalogue gpu-wheels gpu-test gpu-bench gpu-kernels gpu-device \
+  gpu-apply gpu-serving clean
 
 search: $(VENV)/.ready  ## the main job: search, store, print the front
 	$(BIN)/autotc search --model qwen2.5-vl --max-tflops 800 $(ARGS)
@@ -50,36 +51,56 @@ format: $(VENV)/.ready
 catalogue: $(VENV)/.ready  ## what README.md and studies/catalogue.md list, from the registry
 	$(BIN)/python -m autotc.tables.pages .
 
-# On a machine with an NVIDIA GPU, with its own torch, transformers and CuPy: GPU_PYTHON is that Python. What it lacks
-# besides is in GPU_WHEELS; `make gpu-wheels` fetches them beforehand for a machine without a network.
+
+# On a machine with an NVIDIA GPU: its own Python with torch, transformers, numpy and CuPy; what it may lack besides is in
+# GPU_WHEELS (with what they need) and GPU_ALONE (needs only numpy, which is there); `make gpu-wheels` fetches both
+# beforehand for a machine without a network. Each of the five steps takes less than ten minutes, writes as it goes and
+# may be run again. GPU_OUT is the folder of the results.
 GPU_PYTHON  ?= python3
 GPU_VERSION ?= 3.12
-GPU_WHEELS  := pydantic typer rich nvidia-ml-py pytest scipy
+GPU_WHEELS  ?= pydantic typer rich nvidia-ml-py pytest
+GPU_ALONE   ?= scipy
 GPU_SITE    := .gpu/site
 GPU_MODELS  ?= qwen2.5-vl llava-1.5-7b
+GPU_OUT     ?= studies
 GPU_RUN     := PYTHONPATH=$(GPU_SITE):. PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 $(GPU_PYTHON)
 GPU_AUTOTC  := $(GPU_RUN) -c "from autotc.cli import main; main()"
+GPU_FETCH   := -m pip download --quiet --only-binary=:all: --python-version $(GPU_VERSION) -d .gpu/wheels
 
-gpu-wheels:             ## fetch what gpu-test needs besides torch, transformers and CuPy
-	$(PYTHON) -m pip download --quiet --only-binary=:all: --python-version $(GPU_VERSION) -d .gpu/wheels $(GPU_WHEELS)
+gpu-wheels:             ## fetch what gpu-test needs besides torch, transformers, numpy and CuPy
+	rm -rf .gpu/wheels
+	$(PYTHON) $(GPU_FETCH) $(GPU_WHEELS)
+	$(if $(GPU_ALONE),$(PYTHON) $(GPU_FETCH) --no-deps $(GPU_ALONE))
 
 $(GPU_SITE)/.ready: Makefile
 	mkdir -p $(GPU_SITE)
-	for name in $(GPU_WHEELS); do $(GPU_PYTHON) -m pip show --quiet $$name 2>/dev/null || \
-	  $(GPU_PYTHON) -m pip install --quiet --target $(GPU_SITE) --upgrade \
-	    $$(test -d .gpu/wheels && echo --no-index --find-links .gpu/wheels) $$name || exit 1; done
+	lacks() { ! $(GPU_PYTHON) -m pip show --quiet $$1 2>/dev/null; }; \
+	from=$$(test -d .gpu/wheels && echo --no-index --find-links .gpu/wheels); \
+	put="$(GPU_PYTHON) -m pip install --quiet --no-compile --target $(GPU_SITE) --upgrade $$from"; \
+	for name in $(GPU_WHEELS); do lacks $$name && { $$put $$name || exit 1; }; done; \
+	for name in $(GPU_ALONE); do lacks $$name && { $$put --no-deps $$name || exit 1; }; done; true
 	touch $@
 
-gpu-test: $(GPU_SITE)/.ready   ## every operation on the GPU against its reference; needs a GPU, fails without
+gpu-test: $(GPU_SITE)/.ready   ## every operation and a trial on the GPU; needs a GPU, fails without
 	$(GPU_AUTOTC) bench kernels --operation gather_rows --repeats 3
-	$(GPU_RUN) -m pytest -rs -W default tests/kernels/test_gpu.py $(ARGS)
+	$(GPU_RUN) -m pytest -rs -o filterwarnings=default tests/kernels/test_gpu.py tests/device/test_gpu.py $(ARGS)
 
-gpu-bench: $(GPU_SITE)/.ready  ## write studies/kernels/results.csv and studies/device/<gpu>.json; safe to run again
+gpu-bench: gpu-kernels gpu-device gpu-apply gpu-serving  ## all figures: $(GPU_OUT)/kernels/results.csv, $(GPU_OUT)/device/*.json
+
+gpu-kernels: $(GPU_SITE)/.ready  ## times of the operations
 	$(GPU_AUTOTC) list kernels
-	$(GPU_AUTOTC) bench kernels --out studies/kernels/results.csv
-	$(GPU_AUTOTC) bench device $(foreach m,$(GPU_MODELS),--model $(m)) --out studies/device
+	$(GPU_AUTOTC) bench kernels --out $(GPU_OUT)/kernels/results.csv
+
+gpu-device: $(GPU_SITE)/.ready   ## the table of this GPU
+	$(GPU_AUTOTC) bench device $(foreach m,$(GPU_MODELS),--model $(m)) --out $(GPU_OUT)/device
+
+gpu-apply: $(GPU_SITE)/.ready    ## speed and memory of policies; goes on where a run was cut short
 	for m in $(GPU_MODELS); do $(GPU_AUTOTC) bench apply --model $$m --table auto \
-	  --out studies/device/apply-$$m.json || exit 1; done
+	  --out $(GPU_OUT)/device/apply-$$m.json || exit 1; done
+
+gpu-serving: $(GPU_SITE)/.ready  ## simulated throughput against batches that were answered
+	for m in $(GPU_MODELS); do $(GPU_AUTOTC) bench serving --check --model $$m --table auto \
+	  --out $(GPU_OUT)/device/serving-$$m.json || exit 1; done
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -20,6 +20,7 @@ from autotc.cli import (
     reporting,
     searching,
     service,
+    serving,
 )
 from autotc.errors import AutotcError
 
@@ -68,11 +69,12 @@ bench.command(name="reducers")(measuring.bench_reducers)
 bench.command(name="kernels")(gpu.bench_kernels)
 bench.command(name="device")(gpu.bench_device)
 bench.command(name="apply")(gpu.bench_apply)
-bench.command(name="serving")(gpu.bench_serving)
+bench.command(name="serving")(serving.bench_serving)
 bench.command(name="statistics")(evidence.bench_statistics)
 bench.command(name="calibrate")(evidence.bench_calibrate)
 bench.command(name="transfer")(evidence.bench_transfer)
 bench.command(name="testbed")(benching.bench_testbed)
+bench.command(name="attention")(benching.bench_attention)
 bench.command(name="search")(benching.bench_search)
 bench.command(name="dashboard")(dashboard.bench_dashboard)
 app.add_typer(bench, name="bench")

@@ -1,4 +1,4 @@
-"""`bench kernels`, `bench apply`, `bench device`, `bench serving`: what a GPU does, and what it would serve."""
+"""`bench kernels`, `bench device`, `bench apply`: what a GPU does."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Table = Annotated[
     Path | None,
     typer.Option(
         "--table",
-        help="A device table to predict from; `bench apply`: auto is the one of this GPU in studies/device, if any.",
+        help="A device table to predict from; auto: the one of this GPU beside --out or in studies/device, if any.",
     ),
 ]
+LIMIT_S = 3.0  # of the runs of one provider on one case
 
 
 def bench_kernels(
@@ -59,16 +60,18 @@ def bench_kernels(
     }
 
     def timed(work: Any) -> tuple[float, float, float]:
-        found = clock.timed(work, where, repeats)
+        found = clock.timed(work, where, repeats, limit_s=LIMIT_S, alone=True)
         return found.median, found.p10, found.p90
 
     def captured(work: Any) -> Any:
         return clock.captured(work, where)
 
-    results = bench.run(where, gpu, timed, captured, rates, only=only or (), large=real, say=say)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, bench.table(results, out.read_text(encoding="utf-8") if out.exists() else ""))
+    results = []
+    for result in bench.run(where, gpu, timed, captured, rates, only=only or (), large=real, say=say):
+        results.append(result)
+        if out is not None:  # as they come: what is cut short is not lost
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_text(out, bench.table([result], out.read_text(encoding="utf-8") if out.exists() else ""))
     if as_json:
         print_json({"gpu": gpu, **rates, "results": [asdict(r) for r in results]})
     else:
@@ -95,34 +98,36 @@ def bench_device(
 
     where, gpu, memory = table.device_of(device)
     real = where.type == "cuda"
-    entries = {}
+    card = _card(where)
+    path = out / f"{_slug(gpu)}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    data = table.started(known, gpu, memory, where, None if card is None else card.about()["driver"])
+    out.mkdir(parents=True, exist_ok=True)
+    size = (576, 8) if real else (16, 1)
+    names = []
     for name in models or ["qwen2.5-vl"]:
         say(f"{name}: building")
         model, on = table.build(name, where)
         small: dict[str, Any] = {} if real else table.SMALL
         entry = table.measure(model, on, where, repeats=repeats, say=say, **small)
-        card = _card(where)
         entry["watts"] = {} if card is None else table.power(model, where, card)
-        entries[_plain_id(name) if real else anatomy(model).id] = entry
+        names.append(_plain_id(name) if real else anatomy(model).id)
+        data["models"][names[-1]] = data["models"].get(names[-1], {}) | entry
+        write_text(path, json.dumps(data, indent=1) + "\n")  # as they come: what is cut short is not lost
         del model
     say("choosing")
-    chosen, failed = table.choosing(where, *((576, 8) if real else (16, 1)), repeats=repeats)
+    chosen, failed = table.choosing(where, *size, repeats=repeats)
     for name, why in failed.items():
         say(f"{name} failed on {gpu}: {why}")
-    for entry in entries.values():
+    for name in names:
+        entry = data["models"][name]
         entry["choose_ms"], entry["choose_failed"] = chosen, failed
-        entry["choose_at"] = {"tokens": 576, "batch": 8} if real else {"tokens": 16, "batch": 1}
-    path = out / f"{_slug(gpu)}.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    card = _card(where)
-    driver = None if card is None else card.about()["driver"]
-    data = table.joined(known, gpu, memory, where, entries, driver)
-    out.mkdir(parents=True, exist_ok=True)
+        entry["choose_at"] = {"tokens": size[0], "batch": size[1]}
     write_text(path, json.dumps(data, indent=1) + "\n")
     if as_json:
         print_json(data)
     else:
-        devices.table(path, data, list(entries))
+        devices.table(path, data, names)
 
 
 def bench_apply(
@@ -143,10 +148,11 @@ def bench_apply(
     as_json: Json = False,
 ) -> None:
     """Time prefill and whole answers of policies against the uncompressed model, next to the ratio of exact FLOPs."""
+    import torch
+
     from autotc.adapter import anatomy
     from autotc.device import speed, table
     from autotc.device.timing import Table as DeviceTable
-    from autotc.export import write_text
     from autotc.policy import load_policy
     from autotc.tables import devices
     from autotc.workload import Request, parse_workload
@@ -161,74 +167,29 @@ def bench_apply(
     else:
         chosen = speed.recipes(numbers, request)
     chosen = [(name, p.model_copy(update={"status": "verified"})) for name, p in chosen]
-    if table_file == Path("auto"):
-        found = Path("studies/device") / f"{_slug(gpu)}.json"
-        table_file = found if found.exists() else None
-    timing = None if table_file is None else DeviceTable.read(table_file, _named(numbers, model, real))
-    rows = speed.compare(
-        built, on, chosen, request, batches or ((1, 8, 64) if real else (1,)), where,
-        timing=timing, repeats=repeats, say=say,
-    )  # fmt: skip
-    result = {"gpu": gpu, "on": on, "request": request.__dict__, "rows": rows}
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps(result, indent=1) + "\n")
+    table_file = table_of(table_file, gpu, out)
+    timing = None if table_file is None else DeviceTable.read(table_file, named(numbers, model, real))
+    sizes = batches or ((8, 1, 64) if real else (1,))
+    asked = {
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "on": on,
+        "request": request.__dict__,
+        "batches": list(sizes),
+    }
+    result: dict[str, Any] = {**asked, "finished": False, "rows": []}
+    known = unfinished(out, asked)
+    for row in speed.compare(
+        built, on, chosen, request, sizes, where, timing=timing, repeats=repeats, known=known, say=say
+    ):
+        result["rows"].append(row)
+        keep(out, result)
+    result["finished"] = True
+    keep(out, result)
     if as_json:
         print_json(result)
     else:
         devices.speed(result)
-
-
-def bench_serving(
-    model: Model = "qwen2.5-vl",
-    policies: Annotated[
-        list[Path] | None, typer.Option("--policy", help="A policy document (repeatable).")
-    ] = None,
-    workload: WorkloadOption = "vqa",
-    table_file: Table = None,
-    ttft_ms: Annotated[
-        float, typer.Option("--ttft-ms", min=1, help="Longest wait for the first token.")
-    ] = 1000,
-    tpot_ms: Annotated[float, typer.Option("--tpot-ms", min=1, help="Longest wait for a later token.")] = 50,
-    percentile: Annotated[float, typer.Option("--percentile", min=50, max=100, help="Of the waits.")] = 95,
-    gpu_hour_price: Annotated[
-        float | None, typer.Option("--gpu-hour-price", min=0, help="Of one GPU, in any currency.")
-    ] = None,
-    requests: Annotated[int, typer.Option("--requests", min=50, help="Simulated at each rate.")] = 400,
-    seed: Annotated[int, typer.Option("--seed", help="Of the arrivals.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Simulate serving on one GPU: requests a second within limits on waiting, cost and energy, a policy a row.
-
-    Times come from a device table, else from the H100's data sheet, which no real card reaches; the output says which.
-    """
-    from autotc.adapter import resolve_model
-    from autotc.apply import check
-    from autotc.device import serving
-    from autotc.device.timing import Roofline, Timing
-    from autotc.device.timing import Table as DeviceTable
-    from autotc.policy import load_policy
-    from autotc.tables import devices
-    from autotc.workload import H100, parse_workload
-
-    anatomy, load = resolve_model(model).anatomy, parse_workload(workload)
-    if len(load.requests) != 1:
-        raise SpecError("--workload: serving is simulated for one shape of request; give one")
-    timing: Timing = Roofline(anatomy, H100) if table_file is None else DeviceTable.read(table_file, anatomy)
-    limits = serving.Limits(ttft_ms, tpot_ms, percentile)
-    rows = []
-    for name, policy in [("uncompressed", None), *((str(p), load_policy(p)) for p in policies or ())]:
-        if policy is not None:
-            check(policy, anatomy)
-        found = serving.report(
-            timing, anatomy, policy, load.requests[0], limits,
-            gpu_hour_price=gpu_hour_price, requests=requests, seed=seed,
-        )  # fmt: skip
-        rows.append({"policy": name, **found})
-    if as_json:
-        print_json({"model": anatomy.id, "workload": load.describe(), "rows": rows})
-    else:
-        devices.serving(anatomy.id, load.describe(), rows)
 
 
 def _plain_id(name: str) -> str:
@@ -237,7 +198,7 @@ def _plain_id(name: str) -> str:
     return resolve_model(name).anatomy.id
 
 
-def _named(numbers: Any, model: str, real: bool) -> Any:
+def named(numbers: Any, model: str, real: bool) -> Any:
     from dataclasses import replace
 
     return replace(numbers, id=_plain_id(model)) if real else numbers
@@ -245,6 +206,32 @@ def _named(numbers: Any, model: str, real: bool) -> Any:
 
 def _slug(gpu: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split())
+
+
+def table_of(path: Path | None, gpu: str, out: Path | None) -> Path | None:
+    """Return a table's file; `auto` is the one of this GPU beside what is written or in studies/device, if any."""
+    if path != Path("auto"):
+        return path
+    folders = [Path("studies/device")] if out is None else [out.parent, Path("studies/device")]
+    return next((f for f in (folder / f"{_slug(gpu)}.json" for folder in folders) if f.exists()), None)
+
+
+def unfinished(path: Path | None, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the same measurement that was cut short; none where it is another, or finished."""
+    if path is None or not path.exists():
+        return []
+    data = json.loads(path.read_text(encoding="utf-8"))
+    same = all(data.get(name) == value for name, value in json.loads(json.dumps(asked)).items())
+    return data["rows"] if same and not data["finished"] else []
+
+
+def keep(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a result as far as it is; what is cut short is not lost."""
+    from autotc.export import write_text
+
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def _card(device: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 WARM_UP, REPEATS = 3, 20
+FLUSH = 4 << 30  # bytes: a millisecond of writing on the fastest cards, and beyond every cache
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ def timed(
     repeats: int = REPEATS,
     warm_up: int = WARM_UP,
     limit_s: float = math.inf,
+    alone: bool = False,
 ) -> Times:
     """Run work again and again and time each run: by CUDA events on a GPU, by the clock elsewhere.
 
     Args:
         limit_s: seconds after which it stops before all repeats, but never with fewer than three.
+        alone: time what the GPU does and not how fast Python launches it, with a cold cache: a large write keeps the
+            GPU busy while the work is queued behind it.
     """
+    before = torch.empty(FLUSH, dtype=torch.uint8, device=device) if alone and device.type == "cuda" else None
     for _ in range(warm_up):
         work()
     found: list[float] = []
@@ -64,6 +69,8 @@ def timed(
             break
         if device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            if before is not None:
+                before.zero_()
             start.record()
             work()
             end.record()

@@ -12,6 +12,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from autotc._charge import plan_of, stages_of
@@ -55,7 +56,7 @@ class Load:
         rows: tokens (image and prompt) of a request in each distinct decoder layer count, with how many layers.
         entering: tokens of the first layer.
         context: mean over layers of the tokens in the cache when the prompt has been read.
-        tower_ms, choose_ms: before and during the prefill of one request.
+        tower_ms, choose_ms: before and during the prefill of so many requests that begin together.
         cache_bytes: when its last token is generated.
         new_tokens: to generate.
     """
@@ -63,8 +64,8 @@ class Load:
     rows: tuple[tuple[int, int], ...]
     entering: int
     context: float
-    tower_ms: float
-    choose_ms: float
+    tower_ms: Callable[[int], float]
+    choose_ms: Callable[[int], float]
     cache_bytes: float
     new_tokens: int
 
@@ -101,8 +102,8 @@ def load_of(timing: Timing, anatomy: Anatomy, policy: Policy | None, request: Re
         rows=tuple(sorted(Counter(seen).items(), reverse=True)),
         entering=seen[0],
         context=sum(seen) / len(seen),
-        tower_ms=timing.tower_ms(plan, request.images),
-        choose_ms=timing.choose_ms(policy, request, 1),
+        tower_ms=cache(lambda together: timing.tower_ms(plan, request.images * together)),
+        choose_ms=cache(lambda together: timing.choose_ms(policy, request, together)),
         cache_bytes=sum(kv_bytes(anatomy, request, plan.decoder)),
         new_tokens=request.new_tokens,
     )
@@ -200,18 +201,19 @@ def simulate(
 
 def _read(timing: Timing, load: Load, reading: deque[_Job], chunk: int) -> tuple[float, list[_Job]]:
     """Read up to `chunk` tokens of the prompts in line; return the milliseconds and who is through."""
-    left, spent, finished = chunk, 0.0, []
-    tokens = 0
+    left, finished = chunk, []
+    tokens = begun = 0
     while reading and left > 0:
         job = reading[0]
-        if job.left == load.entering:  # choosing waits for the tower, and nothing overlaps with either
-            spent += load.tower_ms + load.choose_ms
+        begun += job.left == load.entering
         taken = min(left, job.left)
         job.left, left, tokens = job.left - taken, left - taken, tokens + taken
         if job.left:
             break
         finished.append(reading.popleft())
     requests = tokens / load.entering
+    # choosing waits for the tower, and nothing overlaps with either
+    spent = load.tower_ms(begun) + load.choose_ms(begun) if begun else 0.0
     spent += sum(layers * timing.layer_ms(rows, requests) for rows, layers in load.rows)
     return (spent + timing.head_ms(max(1, len(finished))) if tokens else 0.0), finished
 
@@ -288,7 +290,7 @@ def report(
         "within": rate > 0,
         "limits": asdict(limits),
         "at_that_rate": {**asdict(served), "offered": served.offered},
-        "choose_ms": load.choose_ms,
+        "choose_ms": load.choose_ms(1),
         "cache_requests": min(engine.slots, int(room_for_cache(timing, engine) // load.cache_bytes)),
     }
 

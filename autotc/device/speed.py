@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from autotc.adapter import anatomy as anatomy_of
+from autotc.anatomy import Anatomy
 from autotc.apply import compress
 from autotc.cost import estimate
 from autotc.device.building import prompt
@@ -18,7 +21,7 @@ from autotc.errors import AutotcError
 from autotc.policy import Policy
 from autotc.workload import Request, Workload
 
-LIMIT_S = 10.0  # of the runs of one policy at one batch; large batches have fewer, and `n` says how many
+LIMIT_S = 5.0  # of the runs of one policy at one batch; large batches have fewer, and `n` says how many
 
 
 def ragged(request: Request, batch: int) -> list[Request]:
@@ -46,49 +49,92 @@ def compare(
     *,
     timing: Timing | None = None,
     repeats: int = 20,
+    known: Sequence[Mapping[str, Any]] = (),
     say: Callable[[str], None] = lambda text: None,
-) -> list[dict[str, Any]]:
-    """Time prefill and the whole answer, uncompressed and under each policy, batch by batch and on a ragged batch.
+) -> Iterator[dict[str, Any]]:
+    """Time prefill and the whole answer, uncompressed and under each policy, batch by batch.
 
-    Returns:
+    A ragged batch comes before batches of more than eight, which take longest.
+
+    Args:
+        known: rows of the same measurement that was cut short; they are not measured again.
+
+    Yields:
         One row a policy and batch (the uncompressed model first): `prefill` and `end_to_end` times and the
-        speed-up of both, `flops_ratio` (exact, tower included), `share_of_ratio` for the prefill, `predicted_ms` and
-        its error where there is a table, `kernels` the attention kernels that ran; or `error` in one line.
+        speed-up of both, `flops_ratio` (exact, tower included), `share_of_ratio` for the prefill, `peak_gib` (the
+        card's memory at most in the prefill), `predicted_ms` and `predicted_gib` and their errors where there is a
+        table, `kernels` the attention kernels that ran; or `error` in one line.
     """
     anatomy = anatomy_of(model)
-    shapes = [(str(b), [request] * b) for b in batches]
+    shapes = [(str(b), [request] * b) for b in batches if b <= 8]
     shapes.append(("ragged", ragged(request, 8 if device.type == "cuda" else 2)))
-    rows: list[dict[str, Any]] = []
+    shapes += [(str(b), [request] * b) for b in batches if b > 8]
+    done = {(row["batch"], row["policy"]): dict(row) for row in known if "error" not in row}
     for label, requests in shapes:
-        inputs = prompt(model, anatomy, requests, device)
-        base: dict[str, Times] = {}
+        inputs: dict[str, Any] | None = None
+        base: dict[str, Any] | None = None
         for name, policy in [("uncompressed", None), *policies]:
-            say(f"batch {label}: {name}")
-            row: dict[str, Any] = {"batch": label, "policy": name, "on": on, "kind": "measured"}
-            rows.append(row)
-            try:
-                applied = nullcontext() if policy is None else compress(model, policy)
-                with torch.inference_mode(), applied:
-                    found = _times(model, inputs, request.new_tokens, device, repeats)
-                    row["kernels"] = _kernels(model, inputs, device)
-            except (
-                AutotcError,
-                RuntimeError,
-            ) as error:  # one policy that fails is a line, not the end of the others
-                row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                torch.cuda.empty_cache()
-                continue
-            base = base or found
-            for part, times in found.items():
-                row[part] = times.as_dict()
-                row[f"{part}_speedup"] = base[part].median / times.median
-            row["flops_ratio"] = _ratio(policy, anatomy, requests)
-            row["share_of_ratio"] = row["prefill_speedup"] / row["flops_ratio"]
-            if timing is not None and label != "ragged":
-                expected = predict(timing, anatomy, policy, request, len(requests)).prefill_ms
-                row["predicted_ms"] = expected
-                row["prediction_error"] = expected / found["prefill"].median - 1
-    return rows
+            row = done.get((label, name))
+            if row is None:
+                say(f"batch {label}: {name}")
+                row = {"batch": label, "policy": name, "on": on, "kind": "measured"}
+                try:
+                    inputs = inputs or prompt(model, anatomy, requests, device)
+                    applied = nullcontext() if policy is None else compress(model, policy)
+                    with torch.inference_mode(), applied:
+                        found = _times(model, inputs, request.new_tokens, device, repeats)
+                        peak = _peak(model, inputs, device)
+                        row["kernels"] = _kernels(model, inputs, device)
+                except (
+                    AutotcError,
+                    RuntimeError,
+                ) as error:  # one that fails is a line, not the end of the others
+                    row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                    torch.cuda.empty_cache()
+                    yield row
+                    continue
+                row |= {part: times.as_dict() for part, times in found.items()} | {"peak_gib": peak}
+                base = row if policy is None else base
+                _judge(row, base, policy, anatomy, requests, timing if label != "ragged" else None)
+            base = row if policy is None else base
+            yield row
+
+
+def _judge(
+    row: dict[str, Any],
+    base: Mapping[str, Any] | None,
+    policy: Policy | None,
+    anatomy: Anatomy,
+    requests: Sequence[Request],
+    timing: Timing | None,
+) -> None:
+    """Set a row's figures against those of the uncompressed model, the exact FLOPs and the prediction."""
+    row["flops_ratio"] = _ratio(policy, anatomy, requests)
+    if base is not None:  # a batch may be too large for the uncompressed model alone
+        for part in ("prefill", "end_to_end"):
+            row[f"{part}_speedup"] = base[part]["median_ms"] / row[part]["median_ms"]
+        row["share_of_ratio"] = row["prefill_speedup"] / row["flops_ratio"]
+    if timing is None:
+        return
+    first = replace(requests[0], new_tokens=1)
+    expected = predict(timing, anatomy, policy, first, len(requests))
+    row["predicted_ms"], row["predicted_gib"] = expected.prefill_ms, expected.memory_bytes / 2**30
+    row["prediction_error"] = expected.prefill_ms / row["prefill"]["median_ms"] - 1
+    if row["peak_gib"] is not None:
+        row["memory_error"] = row["predicted_gib"] / row["peak_gib"] - 1
+
+
+def _peak(model: Any, inputs: dict[str, Any], device: torch.device) -> float | None:
+    """Return the most memory of the card during a prefill, GiB: torch's highest, and what the driver counts besides."""
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    free, total = torch.cuda.mem_get_info(device)
+    besides = total - free - torch.cuda.memory_reserved(device)
+    return float(torch.cuda.max_memory_reserved(device) + max(0, besides)) / 2**30
 
 
 def _times(
@@ -125,9 +171,12 @@ def _kernels(model: Any, inputs: dict[str, Any], device: torch.device) -> list[s
         return []
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=0)
-        torch.cuda.synchronize(device)
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            model.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=0)
+            torch.cuda.synchronize(device)
+    except RuntimeError as error:  # a machine may keep the profiler from the card; the times stand without it
+        return [f"unknown: {str(error).strip().splitlines()[0][:80]}"]
     words = ("flash", "fmha", "attention", "cudnn", "received", "row_log_sums")
     names = {event.key for event in seen.key_averages()}
     return sorted({n.split("<")[0][:80] for n in names if any(w in n.lower() for w in words)})

@@ -25,6 +25,7 @@ from autotc.workload import Request
 TOKENS = (64, 256, 1024, 4096)
 BATCHES = (1, 8, 64)
 IMAGES = (224, 448, 672, 1344)  # pixels a side
+CHOOSE_S = 2.0  # of the runs of one reducer
 ROWS = 65_536  # most rows of a point: what a GPU holds of one layer
 SMALL = {"tokens": (8, 16), "batches": (1, 2), "images": (32, 64)}
 
@@ -86,6 +87,8 @@ def measure(
         say("decoding steps")
         out["decode_ms"], more = _decode(model, numbers, device, tokens, batches, repeats)
         extended += more
+        say("a whole prefill, against which choosing is set")
+        out["prefill"] = _prefill(model, numbers, device, repeats)
         say("memory")
         out["memory"] = _memory(model, numbers, device, images[len(images) // 2])
     out["extended"] = extended
@@ -158,6 +161,15 @@ def _step(model: Any, embeds: torch.Tensor, cache: Any) -> None:
     state = model.model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
     model.lm_head(state.last_hidden_state)
     cache.crop(-1)
+
+
+def _prefill(model: Any, numbers: Anatomy, device: torch.device, repeats: int) -> dict[str, float]:
+    """Time the uncompressed prefill of eight requests with one image each."""
+    request, batch = (Request(), 8) if device.type == "cuda" else (Request(width=56, height=56), 1)
+    call = prompt(model, numbers, [request] * batch, device)
+    work = partial(model.generate, **call, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    tokens = numbers.visual_tokens(request.width, request.height)
+    return {"tokens": tokens, "batch": batch, "ms": timed(work, device, repeats).median}
 
 
 def _memory(model: Any, numbers: Anatomy, device: torch.device, side: int) -> dict[str, float]:
@@ -251,21 +263,16 @@ def choosing(
             reducer_bench._assign, make_reducer(cls.name), view, 0 if cls.withdraws else tokens // 9
         )
         try:
-            found[cls.name] = timed(work, device, repeats, limit_s=10).median
+            found[cls.name] = timed(work, device, repeats, 2, CHOOSE_S).median
         except RuntimeError as error:  # one that fails on this device is told, the others go on
             failed[cls.name] = str(error).strip().splitlines()[0]
     return found, failed
 
 
-def joined(
-    known: dict[str, Any],
-    gpu: str,
-    memory_bytes: float,
-    device: torch.device,
-    entries: dict[str, Any],
-    driver: str | None,
+def started(
+    known: dict[str, Any], gpu: str, memory_bytes: float, device: torch.device, driver: str | None
 ) -> dict[str, Any]:
-    """Return a device's table with models measured now; those in `known` that were not measured now stay."""
+    """Return a device's table before any model is measured now; the models in `known` stay until they are."""
     real = device.type == "cuda"
     return {
         "schema": SCHEMA,
@@ -275,7 +282,7 @@ def joined(
         "driver": driver,
         "copy_bytes_per_s": copy_bytes_per_s(device, 1 << (30 if real else 20)),
         "matmul_flops_per_s": matmul_flops_per_s(device, 8192 if real else 256),
-        "models": {**known.get("models", {}), **entries},
+        "models": dict(known.get("models", {})),
     }
 
 

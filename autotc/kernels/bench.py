@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,8 @@ _CAPTURABLE = (
     "bipartite_merge",
     "gather_rows",
 )  # references that never wait for the device
+TRITON = ("greedy_select", "attention_received", "bipartite_merge", "gather_rows", "sum_rows")
+WIDTH = 1024  # of the features from which a choice starts
 Timed = Callable[[Callable[[], Any]], tuple[float, float, float]]  # median, p10, p90 in ms
 
 
@@ -29,8 +32,9 @@ class Result:
 
     Args:
         operation, case, dtype: what.
-        provider: cuda, reference, compiled (torch.compile), captured (the reference as a CUDA graph), triton, or flash
-            (one flash-attention forward of the same shape, for comparison).
+        provider: cuda, reference, compiled (torch.compile), captured (the reference as a CUDA graph), triton, flash
+            (one flash-attention forward of the same shape, for comparison), or cuda, from features (similarities
+            included).
         median_ms, p10_ms, p90_ms: of repeated runs; None where it did not run, `note` says why.
         limit: what bounds it: copy bandwidth or matmul rate.
         share: of that limit, None where neither bounds it.
@@ -62,8 +66,8 @@ def run(
     only: Sequence[str] = (),
     large: bool = True,
     say: Callable[[str], None] = lambda text: None,
-) -> list[Result]:
-    """Time every operation on its cases.
+) -> Iterator[Result]:
+    """Time every operation on its cases, what takes longest to prepare (the compiler) last.
 
     Args:
         device: of the inputs; on a CPU there is only the reference.
@@ -74,65 +78,91 @@ def run(
         only: operations; all by default.
         large: time the large cases (else the small ones, to try the command out).
     """
-    found: list[Result] = []
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    for case in cases(large=True):
-        if case.large != large or (only and case.operation not in only):
-            continue
-        dtype = torch.bfloat16 if case.typed and device.type == "cuda" else torch.float32
-        args = case.make(device, dtype)
-        for provider, work, note in _providers(case, args, captured):
-            say(f"{case.operation}, {case.name}: {provider}")
-            times: tuple[float | None, float | None, float | None] = (None, None, None)
-            if work is not None:
+    chosen = [c for c in cases(large=True) if c.large == large and (not only or c.operation in only)]
+    for providers in (_providers, _compiled):
+        for case in chosen:
+            dtype = torch.bfloat16 if case.typed and device.type == "cuda" else torch.float32
+            args = case.make(device, dtype)
+            for provider, prepare, note in providers(case, args, captured):
+                say(f"{case.operation}, {case.name}: {provider}")
+                times: tuple[float | None, float | None, float | None] = (None, None, None)
                 try:
-                    times = timed(work)
-                except (RuntimeError, torch.OutOfMemoryError) as error:
-                    note = str(error).strip().splitlines()[0][:120]
-            limit, share = _share(case, args, times[0], rates)
-            name = str(dtype).removeprefix("torch.")
-            where = (gpu, torch.__version__, now)
-            found.append(
-                Result(case.operation, case.name, name, provider, *times, limit, share, note, *where)
-            )
-    return found
+                    work = None if prepare is None else prepare()
+                    times = times if work is None else timed(work)
+                    note = note if work or prepare is None else "the graph could not be captured"
+                except (
+                    Exception
+                ) as error:  # whatever a compiler or the driver says: one line, and the others go on
+                    note = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+                limit, share = _share(case, args, times[0], rates)
+                name = str(dtype).removeprefix("torch.")
+                where = (gpu, torch.__version__, now)
+                yield Result(case.operation, case.name, name, provider, *times, limit, share, note, *where)
+
+
+Prepared = tuple[str, Callable[[], Callable[[], Any] | None] | None, str]
+"""A provider, what makes the work that is timed (None: it has none, and the note says why), and a note."""
 
 
 def _providers(
     case: Case, args: tuple[Any, ...], captured: Callable[[Callable[[], Any]], Callable[[], Any] | None]
-) -> list[tuple[str, Callable[[], Any] | None, str]]:
+) -> list[Prepared]:
     reference = dispatch.OPERATIONS[case.operation]
     first = args[0] if isinstance(args[0], Tensor) else args[0][0]
-    out: list[tuple[str, Callable[[], Any] | None, str]] = []
+    out: list[Prepared] = []
     reason = dispatch.why_not(first)
     if reason is None:
         from autotc.kernels import cuda
 
         mine = getattr(cuda, case.operation)
-        out.append(("cuda", lambda: mine(*args), ""))
+        out.append(("cuda", lambda: lambda: mine(*args), ""))
+        if case.operation == "greedy_select":
+            out.append(("cuda, from features", lambda: _from_features(mine, args), f"width {WIDTH}"))
     else:
         out.append(("cuda", None, reason))
-    out.append(("reference", lambda: reference(*args), ""))
-    if not first.is_cuda:
-        return out
-    loop = _loop(case, args)
-    if loop is not None or case.operation in _CAPTURABLE:
-        graph = captured(loop or (lambda: reference(*args)))
-        out.append(("captured", graph, "" if graph else "the graph could not be captured"))
-    else:
-        out.append(("captured", None, "it asks the device for numbers: no graph can be captured"))
-    if loop is None:
-        compiled = torch.compile(reference, dynamic=False)
-        out.append(("compiled", lambda: compiled(*args), ""))
-    else:
-        out.append(
-            ("compiled", None, "a loop of hundreds of steps: the compiler would write all of them out")
-        )
-    if case.operation == "attention_received":
+    if first.is_cuda and case.operation == "attention_received":
         q, k = args[:2]
         flash = torch.nn.functional.scaled_dot_product_attention
-        out.append(("flash", lambda: flash(q, k, k), "one attention forward of the same shape"))
+        out.append(("flash", lambda: lambda: flash(q, k, k), "one attention forward of the same shape"))
+    if first.is_cuda and case.operation in TRITON:
+        out.append(("triton", lambda: _triton(case, args), ""))
+    if first.is_cuda:
+        loop = _loop(case, args)
+        if loop is not None or case.operation in _CAPTURABLE:
+            out.append(("captured", lambda: captured(loop or (lambda: reference(*args))), ""))
+        else:
+            out.append(("captured", None, "it asks the device for numbers: no graph can be captured"))
+    out.append(("reference", lambda: lambda: reference(*args), ""))
     return out
+
+
+def _triton(case: Case, args: tuple[Any, ...]) -> Callable[[], Any]:
+    work = getattr(importlib.import_module("autotc.kernels._triton"), case.operation)
+    return lambda: work(*args)
+
+
+def _compiled(case: Case, args: tuple[Any, ...], captured: Any) -> list[Prepared]:
+    first = args[0] if isinstance(args[0], Tensor) else args[0][0]
+    if not first.is_cuda:
+        return []
+    if case.operation.startswith("greedy"):
+        return [("compiled", None, "a loop of hundreds of steps: the compiler would write all of them out")]
+    compiled = torch.compile(dispatch.OPERATIONS[case.operation], dynamic=False)
+    return [("compiled", lambda: lambda: compiled(*args), "")]
+
+
+def _from_features(select: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Any]:
+    """Return the whole of a choice: cosine distances of features of a width, then the picks."""
+    distance, count, valid = args[:3]
+    shape = (*distance.shape[:2], WIDTH)
+    features = torch.randn(shape, device=distance.device, dtype=torch.bfloat16)
+
+    def work() -> Any:
+        unit = torch.nn.functional.normalize(features.float(), dim=-1).to(features.dtype)
+        return select(1 - unit @ unit.transpose(1, 2), count, valid)
+
+    return work
 
 
 def _loop(case: Case, args: tuple[Any, ...]) -> Callable[[], Any] | None:

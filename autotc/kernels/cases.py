@@ -227,7 +227,10 @@ def cases(large: bool = False) -> list[Case]:
         "wide": _merge(1, 18, 640),
     }.items():
         found.append(Case("bipartite_merge", name, make, typed=True))
-    found.append(Case("bipartite_merge", "8 x 2,880 tokens, width 3,584", _merge(8, 2880, 3584), True, True))
+    found += [
+        Case("bipartite_merge", "8 x 2,880 tokens, width 3,584", _merge(8, 2880, 3584), True, True),
+        Case("bipartite_merge", "32,768 tokens, width 3,584", _merge(1, 32768, 3584), True, True),
+    ]
     for name, make in {
         "one token": _density(1, 3, (1,), (1,)),
         "odd sizes, padding, ties": _density(71, 19, (71, 40), (6, 40)),
@@ -244,9 +247,12 @@ def cases(large: bool = False) -> list[Case]:
         "wide": _gather(2, 18, 9, 64),
     }.items():
         found.append(Case("gather_rows", name, make, typed=True))
-    found.append(
-        Case("gather_rows", "8 x 2,880 to 576 tokens, 7B", _gather(8, 2880, 576, 3584, 4, 128), True, True)
-    )
+    found += [
+        Case("gather_rows", "8 x 2,880 to 576 tokens, 7B", _gather(8, 2880, 576, 3584, 4, 128), True, True),
+        Case(
+            "gather_rows", "32,768 to 16,384 tokens, 7B", _gather(1, 32768, 16384, 3584, 4, 128), True, True
+        ),
+    ]
     for name, make in {
         "one row": _sum(1, 1, 3, 1),
         "odd sizes, empty rows": _sum(23, 30, 13, 19),

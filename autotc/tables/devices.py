@@ -59,6 +59,17 @@ def table(path: Path, data: Mapping[str, Any], names: Sequence[str]) -> None:
             f"choosing among {at['tokens']} tokens, batch {at['batch']}: median {middle:.3g} ms over {len(times)} "
             f"methods; slowest {slow}"
         )
+        whole = entry["prefill"]
+        if (whole["tokens"], whole["batch"]) == (at["tokens"], at["batch"]):
+            above = [
+                f"{n} {100 * t / whole['ms']:.1f} %"
+                for n, t in sorted(times.items())
+                if t > 0.02 * whole["ms"]
+            ]
+            console.print(
+                f"that is {100 * middle / whole['ms']:.2f} % of the uncompressed prefill ({whole['ms']:.3g} ms); above "
+                f"2 %: {', '.join(above) or 'none'}"
+            )
     console.print(f"Table: {path}")
 
 
@@ -77,9 +88,9 @@ def speed(result: Mapping[str, Any]) -> None:
         kernels.update(row["kernels"])
         off = f"{100 * row['prediction_error']:+.1f} %" if "prediction_error" in row else "-"
         table.add_row(
-            batch, escape(row["policy"]), _ms(row["prefill"]["median_ms"]), f"{row['prefill_speedup']:.2f}x",
-            f"{row['flops_ratio']:.2f}x", f"{100 * row['share_of_ratio']:.0f} %", _ms(row["end_to_end"]["median_ms"]),
-            f"{row['end_to_end_speedup']:.2f}x", off,
+            batch, escape(row["policy"]), _ms(row["prefill"]["median_ms"]), _times(row.get("prefill_speedup")),
+            _times(row["flops_ratio"]), f"{100 * row['share_of_ratio']:.0f} %" if "share_of_ratio" in row else "-",
+            _ms(row["end_to_end"]["median_ms"]), _times(row.get("end_to_end_speedup")), off,
         )  # fmt: skip
     console.print(table)
     for line in errors:
@@ -87,12 +98,38 @@ def speed(result: Mapping[str, Any]) -> None:
     console.print(f"[dim]{escape(result['gpu'])}, {escape(result['on'])}; medians[/]")
     if kernels:
         console.print(f"[dim]attention kernels seen: {escape(', '.join(sorted(kernels)))}[/]")
-    misses = [abs(r["prediction_error"]) for r in result["rows"] if "prediction_error" in r]
-    if misses:
-        worst = 100 * max(misses)
-        console.print(
-            f"prediction: median error {100 * statistics.median(misses):.1f} %, worst {worst:.1f} %"
-        )
+    for what, name in (("prefill", "prediction_error"), ("peak memory", "memory_error")):
+        misses = [abs(r[name]) for r in result["rows"] if name in r]
+        if misses:
+            middle, worst = 100 * statistics.median(misses), 100 * max(misses)
+            console.print(f"prediction of the {what}: median error {middle:.1f} %, worst {worst:.1f} %")
+
+
+def batches(result: Mapping[str, Any]) -> None:
+    """Print simulated throughput against what a device answered."""
+    table = grid(
+        "batch", "policy", "measured", "p10", "p90", "runs", "simulated", "error", left=("batch", "policy")
+    )
+    last = None
+    for row in result["rows"]:
+        batch = "" if row["batch"] == last else str(row["batch"])
+        last = row["batch"]
+        if "failed" in row:
+            table.add_row(batch, escape(row["policy"]), *["-"] * 6)
+            continue
+        seen = row["measured"]
+        table.add_row(
+            batch, escape(row["policy"]), *(figure(seen[k]) for k in ("requests_per_s", "p10", "p90")), str(seen["n"]),
+            figure(row["simulated"]["requests_per_s"]), f"{100 * row['error']:+.1f} %",
+        )  # fmt: skip
+    console.print(table)
+    for row in result["rows"]:
+        if "failed" in row:
+            console.print(f"[dim]batch {row['batch']}, {escape(row['policy'])}: {escape(row['failed'])}[/]")
+    console.print(f"[dim]requests a second; {escape(result['gpu'])}, {escape(result['on'])}[/]")
+    if result["worst"] is not None:
+        judged = "within" if result["met"] else "not all within"
+        console.print(f"worst error {100 * result['worst']:.1f} %: {judged} {100 * result['bar']:.0f} %")
 
 
 def serving(model: str, workload: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -120,6 +157,10 @@ def serving(model: str, workload: str, rows: Sequence[Mapping[str, Any]]) -> Non
     for row in rows:
         if not row["within"]:
             console.print(f"{escape(row['policy'])}: even a lone request waits longer than the limits")
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
 
 
 def _ms(value: float | None) -> str:

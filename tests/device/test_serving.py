@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from autotc.adapter import anatomy
+from autotc.device import batches
+from autotc.device.clock import Times
 from autotc.device.serving import Engine, Limits, Load, capacity, load_of, report, simulate
 from autotc.device.timing import Roofline, Surface
 from autotc.errors import SpecError
@@ -49,7 +52,13 @@ class Linear:
 
 
 LOAD = Load(
-    rows=((100, 10),), entering=100, context=100, tower_ms=3, choose_ms=0, cache_bytes=10, new_tokens=1
+    rows=((100, 10),),
+    entering=100,
+    context=100,
+    tower_ms=lambda n: 3 * n,
+    choose_ms=lambda n: 0,
+    cache_bytes=10,
+    new_tokens=1,
 )
 ALL_AT_ONCE = math.inf
 
@@ -88,7 +97,7 @@ def test_decoding_is_shared() -> None:
 
 
 def test_the_memory_limits_how_many_are_served_at_once() -> None:
-    load = replace(LOAD, new_tokens=101, tower_ms=0)
+    load = replace(LOAD, new_tokens=101, tower_ms=lambda n: 0)
     tight = replace(load, cache_bytes=400)  # two fit into 900 - 100
     assert simulate(Linear(), tight, ALL_AT_ONCE, requests=40).batch < 2.01
     small = simulate(Linear(), replace(load, cache_bytes=100), ALL_AT_ONCE, requests=40)
@@ -131,7 +140,7 @@ class Slow(Roofline):
     """A device on which choosing takes as long as half of the whole prefill."""
 
     def choose_ms(self, policy: Policy | None, request: Request, batch: float) -> float:
-        return 0.0 if policy is None else 12.0
+        return 0.0 if policy is None else 12.0 * batch
 
 
 def test_fewer_tokens_serve_more_when_the_prefill_is_the_limit() -> None:
@@ -176,3 +185,47 @@ def test_a_surface_is_exact_at_its_points_and_a_power_law_between() -> None:
     assert surface.at(4096, 64) == pytest.approx(0.5 * 4096**1.2 * 64**0.8)
     with pytest.raises(SpecError, match="holes"):
         Surface(points[:-1])
+
+
+def _answered(ms_of: Callable[[int], float]) -> Callable[[Policy | None, int], Times]:
+    return lambda policy, batch: Times(tuple(ms_of(batch) * f for f in (0.99, 1.0, 1.0, 1.0, 1.02)))
+
+
+def test_batches_of_a_device_that_is_what_the_table_says_are_simulated_as_they_are_measured() -> None:
+    """A device of sums: 28 layers of a millisecond per 100 rows, then 2 + 0.1 b ms a token."""
+    request = Request(width=56, height=56, prompt_tokens=96, new_tokens=11)  # 100 rows
+    true = _answered(lambda batch: 28.0 * batch + 10 * (2 + 0.1 * batch))
+    rows = list(batches.compare(Linear(memory_bytes=1e12), QWEN, [("uncompressed", None)], request, true))
+    assert [row["batch"] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
+    assert all(row["error"] == pytest.approx(0.0, abs=1e-9) for row in rows)
+    assert rows[3]["measured"]["requests_per_s"] == pytest.approx(1e3 * 8 / (28 * 8 + 28))
+    assert rows[3]["measured"]["p10"] < rows[3]["measured"]["requests_per_s"] < rows[3]["measured"]["p90"]
+    assert batches.verdict(rows) == {
+        "bar": 0.1,
+        "worst": pytest.approx(0, abs=1e-9),
+        "failed": 0,
+        "met": True,
+    }
+
+
+def test_a_device_that_is_not_what_the_table_says_is_told_batch_by_batch() -> None:
+    request = Request(width=56, height=56, prompt_tokens=96, new_tokens=11)
+    slower = _answered(lambda batch: (28.0 * batch + 10 * (2 + 0.1 * batch)) * (1.3 if batch > 8 else 1.0))
+    timing = Linear(memory_bytes=1e12)
+    rows = list(batches.compare(timing, QWEN, [("uncompressed", None)], request, slower, (8, 16)))
+    assert [row["error"] for row in rows] == [pytest.approx(0, abs=1e-9), pytest.approx(0.3)]
+    assert not batches.verdict(rows)["met"] and batches.verdict(rows)["worst"] == pytest.approx(0.3)
+
+
+def test_a_batch_that_does_not_fit_is_a_line_and_not_a_pass() -> None:
+    def answer(policy: Policy | None, batch: int) -> Times:
+        if batch > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.\nand more")
+        return Times((28.0,))
+
+    request, timing = Request(width=56, height=56, prompt_tokens=96, new_tokens=1), Linear(memory_bytes=1e12)
+    rows = list(batches.compare(timing, QWEN, [("uncompressed", None)], request, answer, (1, 2)))
+    assert "error" in rows[0] and rows[1]["failed"].endswith("Tried to allocate 2.50 GiB.")
+    found = batches.verdict(rows)
+    assert found["failed"] == 1 and found["worst"] == pytest.approx(0, abs=1e-9) and not found["met"]
+    assert not batches.verdict(rows[1:])["met"] and batches.verdict(rows[1:])["worst"] is None

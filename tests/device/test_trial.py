@@ -148,7 +148,8 @@ def test_tiled_families_are_measured(folder: Callable[[], Path]) -> None:
         for side in (32, 150)
     }
     assert {point[0] for point in entry["tower_ms"]} == tokens
-    data = table.joined({}, "cpu", 2.0**34, torch.device("cpu"), {numbers.id: entry}, None)
+    data = table.started({}, "cpu", 2.0**34, torch.device("cpu"), None)
+    data["models"][numbers.id] = entry
     plan = schedule(None, numbers, numbers.image.views(150, 150))
     largest = {point[1]: point[2] for point in entry["tower_ms"] if point[0] == max(tokens)}
     assert Table(numbers, data).tower_ms(plan, 2) == pytest.approx(largest[2])
@@ -160,7 +161,8 @@ def test_a_table_is_measured_read_and_predicts_its_own_points(tmp_path: Path) ->
     entry = table.measure(model, on, torch.device("cpu"), repeats=3, **table.SMALL)
     numbers = anatomy(model)
     entry |= {"choose_ms": {"uniform": 0.5}, "choose_at": {"tokens": 16, "batch": 1}}
-    data = table.joined({}, "cpu (not a GPU)", 2.0**34, torch.device("cpu"), {numbers.id: entry}, None)
+    data = table.started({}, "cpu (not a GPU)", 2.0**34, torch.device("cpu"), None)
+    data["models"][numbers.id] = entry
     path = tmp_path / "cpu.json"
     path.write_text(json.dumps(data))
     timing = Table.read(path, numbers)
@@ -169,8 +171,8 @@ def test_a_table_is_measured_read_and_predicts_its_own_points(tmp_path: Path) ->
     found = predict(timing, numbers, None, SMALL, 2)
     assert found.kind == "measured" and found.prefill_ms > found.choose_ms == 0.0
     assert found.memory_bytes > sum(p.numel() * 4 for p in model.parameters())
-    again = table.joined(data, "cpu (not a GPU)", 2.0**34, torch.device("cpu"), {"other": entry}, None)
-    assert set(again["models"]) == {numbers.id, "other"}
+    again = table.started(data, "cpu (not a GPU)", 2.0**34, torch.device("cpu"), None)
+    assert again["models"] == data["models"]
     with pytest.raises(SpecError, match="no measurements of"):
         Table.read(path, anatomy("llava-1.5-7b"))
     path.write_text("{}")
@@ -212,6 +214,44 @@ def test_bench_kernels_on_a_cpu_has_no_cuda_figures() -> None:
     assert {r["provider"] for r in found["results"]} == {"cuda", "reference"}
     assert all(r["median_ms"] is None for r in found["results"] if r["provider"] == "cuda")
     assert run("kernels", "--device", "cpu", "--operation", "gather")[0] != 0
+
+
+def test_batches_are_answered_simulated_and_stored(tmp_path: Path) -> None:
+    out = tmp_path / "serving.json"
+    words = ("--device", "cpu", "--out", str(out), "--repeats", "3")
+    code, _, message = run("serving", "--check", *words)
+    assert code and "no table of cpu (not a GPU)" in message and "autotc bench device" in message
+    model, on = table.random_model(str(proxy_folder("qwen2_5_vl")), torch.device("cpu"), torch.float32)
+    data = table.started({}, "cpu (not a GPU)", 2.0**34, torch.device("cpu"), None)
+    entry = table.measure(model, on, torch.device("cpu"), repeats=3, **table.SMALL)
+    data["models"][anatomy(model).id] = entry
+    (tmp_path / "cpu-not-a-gpu.json").write_text(json.dumps(data))
+    code, found, _ = run("serving", "--check", *words)  # finds the table beside --out
+    assert code == 0 and json.loads(out.read_text()) == found
+    assert [row["batch"] for row in found["rows"]] == [1, 2] and found["bar"] == 0.1
+    for row in found["rows"]:
+        seen, expected = row["measured"], row["simulated"]["requests_per_s"]
+        assert seen["p10"] <= seen["requests_per_s"] <= seen["p90"] and seen["n"] >= 3
+        assert row["error"] == pytest.approx(expected / seen["requests_per_s"] - 1)
+    assert found["met"] == (max(abs(row["error"]) for row in found["rows"]) <= 0.1)
+    assert run("serving", "--out", str(out))[0] and run("serving", "--table", "auto")[0]
+
+
+def test_a_run_that_was_cut_short_goes_on_and_a_finished_one_is_measured_anew(tmp_path: Path) -> None:
+    out = tmp_path / "apply.json"
+    words = ("apply", "--device", "cpu", "--repeats", "3", "--out", str(out))
+    _, whole, _ = run(*words)
+    assert whole["finished"] and {row["batch"] for row in whole["rows"]} == {"1", "ragged"}
+    mark = {**whole["rows"][0], "prefill": {**whole["rows"][0]["prefill"], "median_ms": 12345.0}}
+    cut = {**whole, "finished": False, "rows": [mark]}
+    out.write_text(json.dumps(cut))
+    _, again, _ = run(*words)
+    assert again["rows"][0] == mark and len(again["rows"]) == len(whole["rows"])
+    assert again["rows"][1]["prefill_speedup"] == pytest.approx(
+        12345.0 / again["rows"][1]["prefill"]["median_ms"]
+    )
+    _, fresh, _ = run(*words)
+    assert fresh["rows"][0]["prefill"]["median_ms"] < 12345.0
 
 
 def test_bench_serving_names_what_it_rests_on() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autotc import kernels
-from autotc.kernels import dispatch
+from autotc.kernels import bench, dispatch
 from autotc.kernels.cases import Case, cases, random
 from tests.kernels.test_cuda_sources import TYPES, compare
 
@@ -44,6 +44,14 @@ def test_the_gpu_agrees_with_the_reference(case: Case, dtype: torch.dtype) -> No
         got = getattr(kernels, case.operation)(*args)
     torch.cuda.synchronize()
     compare(case, got, expected, args)
+
+
+@pytest.mark.parametrize(("case", "dtype"), [p for p in typed() if p.values[0].operation in bench.TRITON])
+def test_what_the_benchmark_compares_with_does_the_same(case: Case, dtype: torch.dtype) -> None:
+    versions = pytest.importorskip("autotc.kernels._triton", reason="Triton is not installed")
+    args = case.make(torch.device("cuda"), dtype)
+    expected = dispatch.OPERATIONS[case.operation](*args)
+    compare(case, getattr(versions, case.operation)(*args), expected, args)
 
 
 def test_32768_tokens_by_parts() -> None:
