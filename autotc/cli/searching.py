@@ -95,14 +95,15 @@ def search(
     ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole run.")] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="tpe (default), nsga2, gp or random.")
+        str | None,
+        typer.Option("--sampler", help="tpe, nsga2, gp or random in place of the own way to propose."),
     ] = None,
     strategy: Annotated[
         str | None,
         typer.Option(
             "--strategy",
             help="default (starts from presets, stops losers early) or plain (sampler alone); to compare with: random, "
-            "sobol, tpe, nsga2, gp, and the published evolution, p-sigmoid, greedy, vtw, vflowopt.",
+            "sobol, tpe, nsga2, gp, and the published evolution, p-sigmoid, greedy, fitprune, vtw, vflowopt.",
         ),
     ] = None,
     all_presets: Annotated[

@@ -35,6 +35,7 @@ class Chooser:
     ) -> None:
         self._strategy = make(strategy, space, seed, objectives)
         self._objectives = tuple(objectives)
+        self._ordered = strategy != "default"  # which may share a study with other workers
 
     def __call__(
         self, trials: Sequence[FrozenTrial], start: Mapping[str, Any] | None = None
@@ -47,7 +48,7 @@ class Chooser:
         """
         history: list[Seen] = []
         for trial in trials:
-            if trial.state == TrialState.RUNNING:
+            if trial.state == TrialState.RUNNING and self._ordered:
                 break  # the history only ever grows at its end
             if trial.state == TrialState.COMPLETE:
                 history.append(_seen(trial, self._objectives))

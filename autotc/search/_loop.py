@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -65,10 +66,11 @@ class Loop:
         self._seen: set[int] = set()
         self._at = -1  # how often the study had changed at the last look
         self._reaped = -lease_s
-        spec = session.spec
-        self._choose = (
-            Chooser(spec.strategy, session.space, spec.seed, session.objectives) if spec.compared else None
-        )
+        self._choose = None
+        if not spec.sampled:
+            # two workers that ask at the same time are not to propose the same
+            seed = spec.seed if spec.workers == 1 else zlib.crc32(f"{spec.seed} {worker}".encode())
+            self._choose = Chooser(spec.strategy, session.space, seed, session.objectives)
 
     def run(self) -> bool:
         """Run trials; return whether the study has all of its trials."""

@@ -89,6 +89,7 @@ def _work(
         spec.reducers,
         setting.check,
         spec.deploy,
+        spec.estimated_limits(),
     )
     store = Store(url)
     session = Session(

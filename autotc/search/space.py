@@ -21,6 +21,7 @@ from optuna.distributions import (
 
 from autotc.adapter import adapters
 from autotc.anatomy import Anatomy
+from autotc.constraints import Constraint
 from autotc.cost import estimate, floor_cost, full_cost, solve_keep
 from autotc.deploy import engine_of
 from autotc.errors import AutotcError, SpecError
@@ -65,6 +66,7 @@ class Space:
         reducers: names to use; None for all the family supports, controls left out.
         check: raises an AutotcError when a policy does not fit a model; `autotc.apply.check` by default.
         deploy: name of the engine that has to run the policies.
+        limits: further ones on costs, which strategies keep to as far as they can.
 
     Raises:
         SpecError: the limit is below the floor of the space, or no reducer is left.
@@ -80,6 +82,7 @@ class Space:
         reducers: Sequence[str] | None = None,
         check: Check | None = None,
         deploy: str = "hf",
+        limits: Sequence[Constraint] = (),
     ) -> None:
         if check is None:
             from autotc import apply
@@ -88,6 +91,7 @@ class Space:
         self.full, self.evaluated, self.workload, self.convention = full, evaluated, workload, convention
         self._check: Check = check
         self._engine = engine_of(deploy, full.family)
+        self.limits = tuple(limits)
         self.model = ModelRef(
             family=full.family,
             id=full.id,

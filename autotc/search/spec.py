@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from autotc.constraints import Constraint, parse_constraints
 from autotc.deploy import Deploy, check_reducers
+from autotc.device.gauge import MEASURED
 from autotc.errors import SpecError
 from autotc.metrics import OBJECTIVES, Metric, parse_objectives
 from autotc.reducer import reducers as registry
@@ -21,19 +22,21 @@ from autotc.search.objectives import limits
 from autotc.workload import Workload, parse_workload
 
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
-RIVALS = ("random", "sobol", "tpe", "nsga2", "gp")
-PUBLISHED = ("evolution", "p-sigmoid", "greedy", "vtw", "vflowopt")
+RIVALS = ("random", "sobol", "tpe", "tpe-even", "nsga2", "gp")
+PUBLISHED = ("evolution", "p-sigmoid", "greedy", "fitprune", "vtw", "vflowopt")
 Strategy = Literal[
     "default",
     "plain",
     "random",
     "sobol",
     "tpe",
+    "tpe-even",
     "nsga2",
     "gp",
     "evolution",
     "p-sigmoid",
     "greedy",
+    "fitprune",
     "vtw",
     "vflowopt",
 ]
@@ -66,8 +69,9 @@ MOST_TRIALS = 500  # of a search that goes on until it has reached a plateau, wh
 class SearchSpec(BaseModel):
     """One search as asked on the command line or in a TOML file.
 
-    `strategy` "default" starts from the published presets as points of the space, spreads the budgets evenly
-    and stops evaluations that are clearly dominated; "plain" is the sampler alone, every trial on all examples. The
+    `strategy` "default" starts from the published presets as points of the space, stops evaluations that are clearly
+    dominated, and proposes by expected growth of the front, or as a sampler does at evenly spread budgets where one is
+    named; "plain" is the sampler alone, every trial on all examples. The
     others are for comparison (`autotc.search.strategies`): `RIVALS` start and stop like the default, `PUBLISHED` are
     searches of the literature, every trial on all examples.
     """
@@ -89,7 +93,7 @@ class SearchSpec(BaseModel):
     trials: int = Field(default=60, ge=1)
     until: Literal["trials", "plateau"] = "trials"
     timeout: float | None = Field(default=None, gt=0)
-    sampler: Sampler = "tpe"
+    sampler: Sampler | None = None
     strategy: Strategy = "default"
     all_presets: bool = False
     reducers: tuple[str, ...] | None = None
@@ -129,6 +133,11 @@ class SearchSpec(BaseModel):
     def compared(self) -> bool:
         """Whether the strategy is one of those to compare with."""
         return self.strategy not in ("default", "plain")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a sampler proposes, not a strategy."""
+        return self.strategy == "plain" or (self.strategy == "default" and self.sampler is not None)
 
     @property
     def from_presets(self) -> bool:
@@ -211,6 +220,11 @@ class SearchSpec(BaseModel):
         own = limits(self.max_tflops, self.flops_convention, self.max_memory_gib)
         return (*own, *parse_constraints(self.constraints, own))
 
+    def estimated_limits(self) -> tuple[Constraint, ...]:
+        """Return the limits that are met or broken before anything runs, the options' own and those on costs."""
+        measured = MEASURED if self.measure else ()
+        return tuple(c for c in self.all_constraints() if c.on_cost and c.name not in measured)
+
     def parsed_workload(self) -> Workload:
         """Return the workload named by `--workload`, by default the `vqa` profile."""
         return parse_workload(self.workload or "vqa")
@@ -277,7 +291,8 @@ def _explain(error: ValidationError, source: str | None) -> str:
             continue
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "literal_error":
-            choices = [str(c) for c in get_args(SearchSpec.model_fields[field].annotation)]
+            kind = SearchSpec.model_fields[field].annotation
+            choices = [str(c) for a in (kind, *get_args(kind)) for c in get_args(a) if isinstance(c, str)]
             message = f"{item['input']!r} is not known. {nearest(str(item['input']), choices)}"
         elif isinstance(item.get("input"), str | int | float):
             message = f"{item['input']!r}: {message[:1].lower()}{message[1:]}"

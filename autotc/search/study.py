@@ -185,6 +185,7 @@ class Study:
             spec.reducers,
             setting.check,
             spec.deploy,
+            spec.estimated_limits(),
         )
         # a limit on what is measured is not held against estimates
         limits = [c for c in spec.all_constraints() if not (spec.measure and c.name in MEASURED)]
@@ -422,7 +423,13 @@ class Study:
 def open_ledger(store: Store, name: str, spec: SearchSpec) -> Ledger:
     """Return Optuna's side of a study, in the store's database."""
     return Ledger(
-        store.url, store.url_shown, name, spec.sampler, spec.seed, spec.workers, spec.all_objectives()
+        store.url,
+        store.url_shown,
+        name,
+        spec.sampler or "tpe",
+        spec.seed,
+        spec.workers,
+        spec.all_objectives(),
     )
 
 

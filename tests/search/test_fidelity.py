@@ -35,6 +35,7 @@ SPEC = SearchSpec(
     heldout_examples=48,
     reducers=REDUCERS,
     evaluate_on="full",
+    sampler="tpe",  # proposes enough poor policies to screen some
 )
 # the fake model and the fake proxy score alike: an honest calibration of the two has slope 1 and a small spread
 SHARP = Line(slope=1.0, intercept=0.0, sd=0.02, mean=-0.3, spread=0.5, n=20)

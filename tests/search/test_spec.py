@@ -29,8 +29,8 @@ BASE: dict[str, Any] = {"model": "qwen2.5-vl", "max_tflops": 800.0}
         ({"sampler": "tep"}, "--sampler: 'tep' is not known. Did you mean 'tpe'?"),
         (
             {"strategy": "best"},
-            "--strategy: 'best' is not known. Known: default, evolution, gp, greedy, nsga2, p-sigmoid, plain, random, "
-            "sobol, tpe, vflowopt, vtw.",
+            "--strategy: 'best' is not known. Known: default, evolution, fitprune, gp, greedy, nsga2, p-sigmoid, "
+            "plain, random, sobol, tpe, tpe-even, vflowopt, vtw.",
         ),
         (
             {"flops_convention": "papers"},
