@@ -44,7 +44,7 @@ NAMES: dict[Role, str] = {
 }
 SYMBOLS = {"preset": "diamond", "reference": "square", "over": "circle-open", "other": "triangle-up"}
 LETTER = 13  # px, height of a line of small text
-INNER = 0.8  # share of the width from where names stand to the left, or they would be cut
+ROOM = 0.15  # share of the width that names at the right end take
 MANY = 2000  # markers from here on are drawn by the graphics card
 
 
@@ -98,7 +98,9 @@ def front(
     marks = [m for m in marks if m not in levels]
     labelled = _apart([m for m in marks if m.text], marks)
     low, high = min((m.x for m in marks), default=0.0), max((m.x for m in marks), default=1.0)
-    inner = low + INNER * (high - low)
+    high = high if limit is None else max(high, limit)
+    wide = (high - low) or 1.0
+    crowded = any(m.key in labelled and m.x > high - ROOM * wide for m in marks)
     for role in ("over", "trial", "other", "preset", "reference", "front"):
         mine = sorted((m for m in marks if m.role == role), key=lambda m: m.x)
         if not mine:
@@ -117,9 +119,7 @@ def front(
                 else {"array": [m.error or 0 for m in mine], "thickness": 1.2, "width": 3},
                 mode="+".join(("markers", *(("lines",) if joined else ()), *(("text",) if named else ()))),
                 text=[html.escape(m.text) if m.key in labelled else "" for m in mine] if named else None,
-                textposition=[f"middle {'left' if m.x > inner else 'right'}" for m in mine]
-                if named
-                else None,
+                textposition="middle right",
                 textfont={"size": 11, "color": colours[role]},
                 hovertext=["<br>".join(map(html.escape, m.hover)) for m in mine],
                 hoverinfo="text",
@@ -171,6 +171,7 @@ def front(
         )
     figure.update_layout(
         xaxis_title=x_title,
+        xaxis_range=[low - 0.05 * wide, high + (ROOM if crowded else 0.05) * wide] if marks else None,
         yaxis_title=y_title,
         yaxis_tickformat=".0%" if percent else None,
         **_frame(430),

@@ -48,7 +48,8 @@ def page(view: StudyView, counts: str, other: str | None, x: Axis, y: Axis) -> N
     )
     st.caption(
         "Click a point or a line of the table to select its policy. Quality is measured on "
-        f"{parts.plain(view.row.evaluated_on)}, {chosen.split} split (trials not confirmed there: search split); costs "
+        f"{parts.plain(view.row.evaluated_on)}, {chosen.split} split (trials not confirmed there: search split, where "
+        "winners look too good); costs "
         f"are estimated for {parts.plain(view.row.model.get('id', 'the full model'))}. Front: nothing else is both "
         "better and cheaper by the exact count."
     )
