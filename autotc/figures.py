@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -97,8 +98,8 @@ def front(
     levels = _beyond(marks)
     marks = [m for m in marks if m not in levels]
     labelled = _apart([m for m in marks if m.text], marks)
-    low, high = min((m.x for m in marks), default=0.0), max((m.x for m in marks), default=1.0)
-    high = high if limit is None else max(high, limit)
+    across = [x for x in (*(m.x for m in marks), *([] if limit is None else [limit])) if math.isfinite(x)]
+    low, high = min(across, default=0.0), max(across, default=1.0)
     wide = (high - low) or 1.0
     crowded = any(m.key in labelled and m.x > high - ROOM * wide for m in marks)
     for role in ("over", "trial", "other", "preset", "reference", "front"):
@@ -171,7 +172,7 @@ def front(
         )
     figure.update_layout(
         xaxis_title=x_title,
-        xaxis_range=[low - 0.05 * wide, high + (ROOM if crowded else 0.05) * wide] if marks else None,
+        xaxis_range=[low - 0.05 * wide, high + (ROOM if crowded else 0.05) * wide] if across else None,
         yaxis_title=y_title,
         yaxis_tickformat=".0%" if percent else None,
         **_frame(430),
