@@ -18,6 +18,7 @@ from autotc.cli import (
     measuring,
     real,
     reporting,
+    scaling,
     searching,
     service,
     serving,
@@ -76,6 +77,8 @@ bench.command(name="transfer")(evidence.bench_transfer)
 bench.command(name="testbed")(benching.bench_testbed)
 bench.command(name="attention")(benching.bench_attention)
 bench.command(name="search")(benching.bench_search)
+bench.command(name="store")(scaling.bench_store)
+bench.command(name="api")(scaling.bench_api)
 bench.command(name="dashboard")(dashboard.bench_dashboard)
 app.add_typer(bench, name="bench")
 

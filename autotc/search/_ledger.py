@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -56,7 +57,7 @@ def storing(shown: str) -> Iterator[None]:
 
 
 class _Storage(RDBStorage):
-    """Optuna's storage, that leaves no connection behind when it could not be opened."""
+    """Optuna's storage, that leaves no connection behind when it could not be opened, and adds parameters at once."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         try:
@@ -70,6 +71,26 @@ class _Storage(RDBStorage):
         """Close the connections."""
         self.remove_session()
         self.engine.dispose()
+
+    def _set_trial_param_without_commit(
+        self,
+        session: Any,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None = None,
+    ) -> None:
+        # For each parameter Optuna looks whether the trial still runs, which was made in this transaction, and which
+        # distribution earlier trials had, which samplers see by themselves: most of what a new trial costs.
+        session.add(
+            models.TrialParamModel(
+                trial_id=trial_id,
+                param_name=param_name,
+                param_value=param_value_internal,
+                distribution_json=distribution_to_json(distribution),
+            )
+        )
 
 
 def _storage(url: str, options: dict[str, Any]) -> _Storage:

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from autotc import __version__
@@ -39,6 +40,24 @@ Convention = Annotated[Literal["literature", "exact"] | None, Query()]
 Trial = Annotated[int | None, Query(ge=0, le=2**31 - 1)]
 
 
+class Refusal(BaseModel):
+    """What an answer says that is no 2xx: why, and under which id it stands in the service's log."""
+
+    error: str
+    request: str
+
+
+REFUSALS: dict[int | str, str] = {
+    400: "Not a request that could be read",
+    401: "No token, or a wrong one",
+    403: "A token without the scope, or a Host or Origin that is not allowed",
+    404: "There is no such thing",
+    413: "The body is too large",
+    422: "A value that cannot be used",
+    503: "The database does not answer, or there are too many streams",
+}
+
+
 def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
     """Return the ASGI application.
 
@@ -47,7 +66,14 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         roots: folders that searches may name.
         hosts: names under which it may be reached, besides those of this machine itself.
     """
-    app = FastAPI(title="autotc", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="autotc",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        responses={code: {"model": Refusal, "description": why} for code, why in REFUSALS.items()},
+    )
     bearer = HTTPBearer(auto_error=False, description="A token of `autotc token create`.")
     streams, fronts = asyncio.Semaphore(MOST_STREAMS), Fronts(store)
 
@@ -117,7 +143,7 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         job_of(job_id)
         return status(store, store.stop_job(job_id)).as_dict()
 
-    @app.get("/v1/jobs/{job_id}/events")
+    @app.get("/v1/jobs/{job_id}/events", responses={200: {"content": {"text/event-stream": {}}}})
     async def follow_job(token: Reads, job_id: JobId, request: Request) -> StreamingResponse:
         """Server-sent events: the state of a job whenever it changes, until it has ended."""
         await run_in_threadpool(job_of, job_id)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import TrialState
 
 from autotc.metrics import OBJECTIVES, Metric
@@ -74,6 +75,7 @@ class Drawn:
         self._given, self._decode = given, decode
         self._memory = optuna.create_study(directions=[o.direction for o in objectives])
         self._copied = 0
+        self._common = IntersectionSearchSpace(include_pruned=True)
 
     def propose(
         self, history: Sequence[Seen], number: int, start: Mapping[str, Any] | None = None
@@ -83,7 +85,8 @@ class Drawn:
         for seen in history[self._copied :]:
             self._memory.add_trial(_frozen(seen))
         self._copied = len(history)
-        sampler = samplers.make(self._sampler, samplers.trial_seed(self._seed, number))
+        seed = samplers.trial_seed(self._seed, number)
+        sampler = samplers.make(self._sampler, seed, space=self._common)
         params, attributes = draw(
             self._memory, distributions, self._given(number) if start is None else start, sampler
         )
