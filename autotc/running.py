@@ -21,6 +21,7 @@ from autotc.pairs import Pair, screen_for
 from autotc.price import prices
 from autotc.progress import SearchProgress, duration
 from autotc.proxies import proxy_folder
+from autotc.search.on_ray import RayStudy
 from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
 from autotc.search.study import Result, Setting, Study
 from autotc.store import Store
@@ -48,7 +49,8 @@ def search(options: dict[str, Any], quiet: bool) -> Result:
     spec = SearchSpec.from_options(options)
     setting = prepare(spec)
     progress = SearchProgress(quiet)
-    study = Study(spec, Store(spec.storage), setting, progress, STARTED)
+    make = partial(RayStudy, prepare=prepare) if spec.executor == "ray" else Study
+    study = make(spec, Store(spec.storage), setting, progress, STARTED)
     said = () if quiet else (*setting.notes, study.power)
     for note in said:
         console.print(note)

@@ -134,6 +134,13 @@ def search(
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that search together.")] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            help="Where the workers are: process (this machine, default) or ray (a Ray cluster, one a GPU).",
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(

@@ -37,7 +37,7 @@ SERVE_EXAMPLES = """**Examples**
 
 `curl -H "Authorization: Bearer $TOKEN" --json '{"model": "qwen2.5-vl"}' http://127.0.0.1:8642/v1/jobs`
 """
-NOT_QUEUED = ("profile", "as_json", "workers", "device", "storage")
+NOT_QUEUED = ("profile", "as_json", "workers", "executor", "device", "storage")
 
 DataRoot = Annotated[
     list[Path] | None,

@@ -21,6 +21,7 @@ from autotc.registry import nearest
 from autotc.search.objectives import limits
 from autotc.workload import Workload, parse_workload
 
+Executor = Literal["process", "ray"]
 Sampler = Literal["tpe", "nsga2", "gp", "random"]
 RIVALS = ("random", "sobol", "tpe", "tpe-even", "nsga2", "gp")
 PUBLISHED = ("evolution", "p-sigmoid", "greedy", "fitprune", "vtw", "vflowopt")
@@ -54,6 +55,7 @@ RUN_ONLY = frozenset(
         "study",
         "storage",
         "workers",
+        "executor",
         "device",
         "measure",
         "download",
@@ -103,6 +105,7 @@ class SearchSpec(BaseModel):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     evaluate_on: Literal["auto", "full", "proxy"] = "auto"
     workers: int = Field(default=1, ge=1, le=64)
+    executor: Executor = "process"
     device: str = "auto"
     measure: bool = False
     download: bool = False

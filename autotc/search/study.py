@@ -241,7 +241,7 @@ class Study:
             self.store.set_study_state(self.name, "running")
             state = "finished" if self._trials() else "stopped"
             self._note_screened()
-            self._report.measure(self._board)
+            self._measure()
         except KeyboardInterrupt:
             state = "interrupted"
         self.store.set_study_state(self.name, state)
@@ -298,6 +298,10 @@ class Study:
             return complete
         finally:
             ledger.close()
+
+    def _measure(self) -> None:
+        """Measure on the other splits what was found."""
+        self._report.measure(self._board)
 
     def _loop(self, ledger: Ledger) -> Loop:
         return Loop(self._session, ledger, worker_name(), self.lease_s, self._report.reserve_s)

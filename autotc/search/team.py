@@ -13,7 +13,9 @@ from autotc.search._loop import POLL_S, Loop
 from autotc.search._patience import Patience, beating, held
 from autotc.search._references import references
 from autotc.search.objectives import QUALITY
+from autotc.search.spec import SearchSpec
 from autotc.search.study import Study, worker_name
+from autotc.store import TrialRow
 
 __all__ = ["TeamStudy", "worker_name"]
 
@@ -30,18 +32,22 @@ class TeamStudy(Study):
         alive: asked often; False ends this worker's part as soon as nothing is in hand.
         leave: asked when others have all that is left in hand; True ends this worker's part.
         waits: asked with the error when the database is away; False raises it.
+        others: whether more workers than this one may propose at the same time.
+        sharing: workers that share this machine.
     """
 
     worker: str = ""
     alive: Callable[[], bool] = lambda: True
     leave: Callable[[], bool] = lambda: False
     waits: Callable[[StoreAway], bool] = lambda error: False
+    others: bool = True
+    sharing: int = 1
 
     def __post_init__(self) -> None:
-        # the sampler has to know that others propose at the same time; the machine is this worker's alone
-        alone = self.setting.evaluator
-        self.setting = replace(self.setting, evaluator=lambda workers: alone(1))
-        self.spec = self.spec.model_copy(update={"workers": max(2, self.spec.workers)})
+        make = self.setting.evaluator
+        self.setting = replace(self.setting, evaluator=lambda workers: make(self.sharing))
+        if self.others:  # the sampler has to know
+            self.spec = self.spec.model_copy(update={"workers": max(2, self.spec.workers)})
         self.worker = self.worker or worker_name()
         super().__post_init__()
         self._session.patiently = Patience(self.waits)
@@ -105,8 +111,7 @@ class TeamStudy(Study):
                 with held(store, mine.id, self.worker, self.lease_s):
                     self._reference(mine.id, ids[mine.id][0])
         full = next(id_ for id_, (_, policy) in ids.items() if not policy.stages)
-        quality = store.trial(full).number_of(QUALITY.name, "search")
-        session.search_n = (quality.n if quality is not None else None) or self.spec.examples
+        session.search_n = examples_of(store.trial(full), self.spec)
         return True
 
     def _close(self, state: str) -> bool:
@@ -128,3 +133,9 @@ class TeamStudy(Study):
     def _closed(self) -> bool:
         row = self.store.study(self.name)
         return row is not None and row.state in ("finished", "stopped")
+
+
+def examples_of(full: TrialRow, spec: SearchSpec) -> int:
+    """Return how many search examples there are, going by the uncompressed model's trial."""
+    quality = full.number_of(QUALITY.name, "search")
+    return (quality.n if quality is not None else None) or spec.examples

@@ -14,7 +14,7 @@ from autotc.store import JobRow, Store
 LONGEST_TEXT = 2000
 LARGEST = 1_000_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-WORKERS_OWN = ("storage", "workers", "device")  # which a worker decides for itself
+WORKERS_OWN = ("storage", "workers", "executor", "device")  # which a worker decides for itself
 
 
 def submit(store: Store, spec: SearchSpec) -> JobRow:
