@@ -265,5 +265,4 @@ def axis(metric: Metric, split: str) -> str:
     """Return what a metric is called beside an axis."""
     if metric.name.startswith("tflops_"):
         return f"TFLOP per 1,000 requests ({metric.name.removeprefix('tflops_')}, estimated)"
-    words = metric.name.removesuffix("_gib").removesuffix("_ms").replace("_", " ")
-    return f"{words} ({metric.unit})" if metric.on_cost else f"{words} on {split}"
+    return metric.label if metric.on_cost else f"{metric.label} on {split}"

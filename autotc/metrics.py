@@ -49,6 +49,15 @@ class Metric:
         return self.high == 1.0
 
     @property
+    def label(self) -> str:
+        """Its name in words, with the unit of a cost."""
+        words = self.name
+        for unit in ("_gib", "_bytes", "_ms"):
+            words = words.removesuffix(unit)
+        words = words.replace("_", " ")
+        return f"{words} ({self.unit})" if self.on_cost else words
+
+    @property
     def direction(self) -> str:
         """As Optuna writes it."""
         return "maximize" if self.maximise else "minimize"

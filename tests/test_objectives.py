@@ -127,7 +127,7 @@ def test_the_picture_shows_the_two_that_are_asked_for(tmp_path: Path) -> None:
     kv = METRICS["kv_gib"]
     drawn = chart([*TRIALS, FULL], TRIALS[:1], "search", "t", "s", kv, METRICS["quality"], stairs=False)
     assert [(p.cost, p.quality) for p in drawn.points] == [
-        (m.point((kv,))[0], m.value("quality")) for m in [*TRIALS, FULL]
+        (m.point((kv,), "search")[0], m.value("quality")) for m in [*TRIALS, FULL]
     ]
     assert (drawn.cost_name, drawn.quality_name) == ("kv (GiB a request)", "quality on search")
     lines = {t.name: t.mode for t in drawn.figure().data}

@@ -18,6 +18,7 @@ from autotc.report import provenance, words
 from autotc.report.pictures import compared, kept, pictures
 from autotc.report.reading import Report
 from autotc.statistics import Interval
+from autotc.tables.console import written
 
 
 def render(report: Report) -> str:
@@ -28,6 +29,7 @@ def render(report: Report) -> str:
     for name in ("tflop", "percent", "share", "points", "band", "rho", "p", "difference"):
         environment.filters[name] = getattr(words, name)
     environment.filters["negative"] = _negative
+    environment.globals["written"] = written
     style, script = (_asset(name) for name in ("style.css", "script.js"))
     chosen = report.recommended
     text = report.policy.json_text() if report.policy else ""

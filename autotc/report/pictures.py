@@ -28,7 +28,7 @@ def pictures(report: Report) -> dict[str, Markup]:
         "claims": lambda: _claims(report),
         "parts": lambda: _parts(report),
         "parts_literature": lambda: _parts_literature(report),
-        "hypervolume": lambda: charts.hypervolume_history(report.hypervolume) if report.hypervolume else None,
+        "hypervolume": lambda: charts.hypervolume_history(report.history.share) if report.history else None,
     }
     found = {name: draw() for name, draw in drawn.items()}
     return {name: _picture(name, figure) for name, figure in found.items() if figure is not None}
@@ -67,7 +67,7 @@ BARS = ("parts", "parts_literature")
 def _front(report: Report, convention: str) -> Any:
     if not any(e.member.number("quality", report.view.split) for e in report.entries):
         return None
-    chart = report.view.chart()
+    chart = report.view.chart("tflops_exact", "quality")
     name = "as executed" if convention == "exact" else "by the papers' count"
     chart = replace(
         chart,

@@ -11,7 +11,7 @@ from autotc.constraints import BEST, Constraint
 from autotc.environment import grouped
 from autotc.errors import SpecError
 from autotc.export import BASELINES, document, member
-from autotc.pareto import hypervolume_history
+from autotc.history import History
 from autotc.policy import Policy
 from autotc.price import Price, prices
 from autotc.recommend import Recommendation
@@ -37,7 +37,7 @@ class Report:
         recommended: that member.
         policy: the same as the document that leaves.
         losses: of that member; None where no outcomes are stored.
-        hypervolume: share of the area that the front covers, after each trial.
+        history: how far the search had come after each trial; None without trials.
         unfinished: trials without a result by reason.
         claims: the front against what costs no less, on held-out.
         refused: why a claim is not made, a line each.
@@ -57,7 +57,7 @@ class Report:
     recommended: Entry | None
     policy: Policy | None
     losses: Losses | None
-    hypervolume: Sequence[float]
+    history: History | None
     unfinished: Mapping[str, int]
     claims: Sequence[Claim]
     refused: Sequence[str]
@@ -155,7 +155,9 @@ def read(
     line = [trials[m.trial] for m in view.front]
     looks = len(store.looks(study, "held-out"))
     within = partial(_within, view)
-    made, refused = claims([e.row for e in line], rivals(complete, within), source.read, looks)
+    made, refused = claims(
+        [e.row for e in line], rivals(complete, within), source.read, looks, view.objectives
+    )
     wanted = row.spec.get("heldout_examples") or 0
     largest = max((n.n or 0 for r in complete if (n := r.number_of("quality", "held-out"))), default=wanted)
     return Report(
@@ -167,7 +169,7 @@ def read(
         recommended=chosen,
         policy=document(chosen.member, study, view.workload, found.as_dict()) if chosen and found else None,
         losses=losses(source, entries, chosen) if chosen else None,
-        hypervolume=_hypervolume(entries, view),
+        history=view.history(),
         unfinished=_unfinished(rows),
         claims=made,
         refused=refused,
@@ -185,29 +187,6 @@ def _within(view: FrontView, row: TrialRow) -> bool:
     named = [] if view.limit is None else [Constraint(f"tflops_{view.convention}", view.limit)]
     limits = [*named, *(c for c in view.constraints if c.on_cost)]
     return all(c.violation(row.costs) <= 0 for c in limits)
-
-
-def _hypervolume(entries: Sequence[Entry], view: FrontView) -> list[float]:
-    """Return the area that the front covers after each trial within the limit, as a share of all there is.
-
-    The area lies between no quality at the uncompressed model's exact cost, and its quality at no cost. Trials that
-    were stopped early saw fewer examples than it and add nothing.
-    """
-    plain = next((e for e in entries if not e.member.policy.stages), None)
-    full = plain.member.number("quality", "search") if plain else None
-    if plain is None or full is None or not full.value > 0:
-        return []
-    points = []
-    for e in entries:
-        number = e.member.number("quality", "search")
-        if e.member.reference or number is None:
-            continue
-        counts = _within(view, e.row) and number.n == full.n
-        points.append([number.value if counts else float("nan"), e.cost])
-    if not points:
-        return []
-    areas = hypervolume_history(points, (0.0, plain.cost), (True, False))
-    return [float(area) / (full.value * plain.cost) for area in areas]
 
 
 def _unfinished(rows: Sequence[TrialRow]) -> dict[str, int]:

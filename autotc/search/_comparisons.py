@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from autotc._outcomes import Outcomes
 from autotc.search._claims import Claim, Comparison, conclude, power, spread
-from autotc.search.objectives import COST, QUALITY
+from autotc.search.objectives import COST, OBJECTIVES, QUALITY
 from autotc.store import TrialRow
 
 BASELINES = ("random", "downsample")
@@ -32,7 +32,11 @@ def rivals(rows: Sequence[TrialRow], within: Within) -> list[TrialRow]:
 
 
 def claims(
-    front: Sequence[TrialRow], others: Sequence[TrialRow], outcomes: Read, looks: int
+    front: Sequence[TrialRow],
+    others: Sequence[TrialRow],
+    outcomes: Read,
+    looks: int,
+    objectives: Sequence[Metric] = OBJECTIVES,
 ) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
     """Compare a front with its rivals, each at its exact cost.
 
@@ -43,6 +47,7 @@ def claims(
         others: from `rivals`.
         outcomes: reads those of a trial on a split.
         looks: at the held-out split so far.
+        objectives: of the search; a member is compared with what costs no less in any of them.
 
     Returns:
         The claims, and a line for each that cannot be made, with the reason.
@@ -60,11 +65,12 @@ def claims(
         )
     comparisons, refused = [], []
     for rival in others:
-        mine = against(front, rival)
+        mine = against(front, rival, objectives)
         if mine is None:
             refused.append(
                 f"No claim against {called(rival)}: no member of the front costs as little by the exact count "
                 f"({rival.costs[COST.name]:.4g} TFLOP per 1,000 requests)"
+                + "".join(f", in {m.name} as well" for m in objectives if m.on_cost and m != COST)
             )
             continue
         found = (outcomes(row.id, "held-out") for row in (mine, rival))
@@ -116,10 +122,14 @@ def disagreement(rows: Sequence[TrialRow], within: Within) -> str | None:
     )
 
 
-def against(front: Sequence[TrialRow], rival: TrialRow) -> TrialRow | None:
-    """Return the best member on selection among those that cost no more than a rival by the exact count."""
-    limit = rival.costs[COST.name] * (1 + 1e-9)
-    cheaper = [r for r in front if r.costs[COST.name] <= limit]
+def against(
+    front: Sequence[TrialRow], rival: TrialRow, objectives: Sequence[Metric] = OBJECTIVES
+) -> TrialRow | None:
+    """Return the best member on selection among those that cost no more than a rival, by the exact count and by each
+    cost among the objectives.
+    """
+    costs = {COST, *(m for m in objectives if m.on_cost)}
+    cheaper = [r for r in front if all(m.of(r.costs) <= m.of(rival.costs) * (1 + 1e-9) for m in costs)]
     return max(cheaper, key=lambda r: quality(r, "selection")) if cheaper else None
 
 

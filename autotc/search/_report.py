@@ -177,7 +177,9 @@ class Report:
         """Return the claims that held-out data allows, and a line for each that cannot be made, with the reason."""
         rows, session = self._rows(), self.session
         looks = len(session.store.looks(session.name, "held-out"))
-        return claims(self.front(rows), rivals(rows, self._within), session.outcomes, looks)
+        return claims(
+            self.front(rows), rivals(rows, self._within), session.outcomes, looks, session.objectives
+        )
 
     def power(self) -> str:
         """Say which difference the held-out examples will show; the spread is the stored one where there is one."""

@@ -189,7 +189,7 @@ class FrontView:
             return
         qualities = (f"quality ({self.split})", "held-out, 95 % interval")
         left = ("verdict", "policy")
-        more = (m.name for m in self._more)
+        more = (m.label for m in self.more)
         table = grid("trial", "TFLOP lit.", "TFLOP exact", "tokens", *qualities, *more, *left, left=left)
         for m in self.front:
             self._row(table, m)
@@ -199,10 +199,9 @@ class FrontView:
             for m in near:
                 self._row(table, m, style="dim")
         console.print(table)
-        if self.objectives != OBJECTIVES:
-            aims = ", ".join(f"{'most' if m.maximise else 'least'} {m.name}" for m in self.objectives)
+        if self.aims:
             console.print(
-                f"Front: no other trial is as good in all of {aims}, and better in one.", style="dim"
+                f"Front: no other trial is as good in all of {self.aims}, and better in one.", style="dim"
             )
         compared = sum(1 for s in self.standings.values() if s.verdict)
         if compared:
@@ -218,7 +217,14 @@ class FrontView:
         console.print(escape(self.recommend().text))
 
     @property
-    def _more(self) -> list[Metric]:
+    def aims(self) -> str:
+        """What the search aimed at, in words; empty where that is the usual."""
+        if self.objectives == OBJECTIVES:
+            return ""
+        return ", ".join(f"{'most' if m.maximise else 'least'} {m.name}" for m in self.objectives)
+
+    @property
+    def more(self) -> list[Metric]:
         """Objectives that the table has no column for anyway."""
         return [m for m in self.objectives if m.name not in COLUMNS]
 
@@ -231,7 +237,7 @@ class FrontView:
             f"{m.value('visual_tokens'):,.0f}",
             percent(m.number("quality", self.split)),
             self._heldout(m),
-            *(written(metric, m.measure(metric, self.split)) for metric in self._more),
+            *(written(metric, m.measure(metric, self.split)) for metric in self.more),
             self._verdict(m),
             escape(m.policy.describe()),
             style=style,
