@@ -53,6 +53,7 @@ def bench_kernels(
         if name not in dispatch.OPERATIONS:
             raise SpecError(f"--operation: unknown {name!r}. {nearest(name, dispatch.OPERATIONS)}")
     where, gpu, _ = table.device_of(device)
+    conditions(where)
     real = where.type == "cuda"
     rates = {
         "copy_bytes_per_s": clock.copy_bytes_per_s(where, 1 << (30 if real else 20)),
@@ -98,7 +99,7 @@ def bench_device(
 
     where, gpu, memory = table.device_of(device)
     real = where.type == "cuda"
-    card = _card(where)
+    card, seen = _card(where), conditions(where)
     path = out / f"{_slug(gpu)}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     data = table.started(known, gpu, memory, where, None if card is None else card.about()["driver"])
@@ -110,6 +111,7 @@ def bench_device(
         model, on = table.build(name, where)
         small: dict[str, Any] = {} if real else table.SMALL
         entry = table.measure(model, on, where, repeats=repeats, say=say, **small)
+        entry |= seen
         entry["watts"] = {} if card is None else table.power(model, where, card)
         names.append(_plain_id(name) if real else anatomy(model).id)
         data["models"][names[-1]] = data["models"].get(names[-1], {}) | entry
@@ -158,6 +160,7 @@ def bench_apply(
     from autotc.workload import Request, parse_workload
 
     where, gpu, _ = table.device_of(device)
+    seen = conditions(where)
     real = where.type == "cuda"
     request = parse_workload(workload).requests[0] if real else Request(width=56, height=56, new_tokens=2)
     built, on = table.build(model, where)
@@ -167,8 +170,16 @@ def bench_apply(
     else:
         chosen = speed.recipes(numbers, request)
     chosen = [(name, p.model_copy(update={"status": "verified"})) for name, p in chosen]
+    automatic = table_file == Path("auto")
     table_file = table_of(table_file, gpu, out)
-    timing = None if table_file is None else DeviceTable.read(table_file, named(numbers, model, real))
+    timing = None
+    if table_file is not None:
+        try:
+            timing = DeviceTable.read(table_file, named(numbers, model, real))
+        except SpecError as error:
+            if not automatic:
+                raise
+            say(f"nothing is predicted: {error}")
     sizes = batches or ((8, 1, 64) if real else (1,))
     asked = {
         "gpu": gpu,
@@ -177,7 +188,7 @@ def bench_apply(
         "request": request.__dict__,
         "batches": list(sizes),
     }
-    result: dict[str, Any] = {**asked, "finished": False, "rows": []}
+    result: dict[str, Any] = {**asked, **seen, "finished": False, "rows": []}
     known = unfinished(out, asked)
     for row in speed.compare(
         built, on, chosen, request, sizes, where, timing=timing, repeats=repeats, known=known, say=say
@@ -232,6 +243,28 @@ def keep(path: Path | None, result: dict[str, Any]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def conditions(device: Any) -> dict[str, Any]:
+    """Return, and say where it matters, what figures depend on: the chooser of tokens, and others on the card."""
+    from autotc.kernels.dispatch import chooser
+
+    card = _card(device)
+    others = (
+        () if card is None else card.state().others
+    )  # before this process has anything on the card itself
+    chosen = chooser(device)
+    disturbed = []
+    if others:
+        many = f"{len(others)} other process{'es' * (len(others) > 1)} on the card"
+        disturbed.append(f"{many}: times and memory here are not those of the card alone")
+    if device.type == "cuda" and chosen != "cuda":
+        say(
+            f"times of choosing are of plain PyTorch, not of the CUDA operations ({chosen.partition(': ')[2]})"
+        )
+    for line in disturbed:
+        say(line)
+    return {"operations": chosen, "disturbed": disturbed}
 
 
 def _card(device: Any) -> Any:

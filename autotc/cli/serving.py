@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autotc.cli.gpu import Device, Repeats, Table, keep, named, table_of
+from autotc.cli.gpu import Device, Repeats, Table, conditions, keep, named, table_of
 from autotc.cli.options import Json, Model, WorkloadOption, print_json, say
 from autotc.errors import SpecError
 
@@ -15,7 +15,8 @@ from autotc.errors import SpecError
 def bench_serving(
     model: Model = "qwen2.5-vl",
     policies: Annotated[
-        list[Path] | None, typer.Option("--policy", help="A policy document (repeatable).")
+        list[Path] | None,
+        typer.Option("--policy", help="A policy document (repeatable); --check: some recipes by default."),
     ] = None,
     workload: WorkloadOption = "vqa",
     table_file: Table = None,
@@ -105,12 +106,13 @@ def _check(
     import torch
 
     from autotc.adapter import anatomy
-    from autotc.device import batches, table
+    from autotc.device import batches, speed, table
     from autotc.device.timing import Table as DeviceTable
     from autotc.tables import devices
     from autotc.workload import Request
 
     where, gpu, _ = table.device_of(device)
+    seen = conditions(where)
     real = where.type == "cuda"
     found = table_of(table_file, gpu, out)
     if found is None:
@@ -121,9 +123,11 @@ def _check(
     built, on = table.build(model, where)
     numbers = anatomy(built)
     timing = DeviceTable.read(found, named(numbers, model, real))
+    if len(policies) == 1:  # none was named: two recipes stand for policies
+        policies = [*policies, *speed.recipes(numbers, request)[:4:2]]
     verified = [(name, p and p.model_copy(update={"status": "verified"})) for name, p in policies]
     result: dict[str, Any] = {"gpu": gpu, "torch": torch.__version__, "on": on, "table": found.name}
-    result |= {"request": request.__dict__, "rows": []}
+    result |= {"request": request.__dict__, **seen, "rows": []}
     answer = batches.answer_of(built, numbers, request, where, repeats)
     counts = sizes or (batches.BATCHES if real else (1, 2))
     for row in batches.compare(timing, numbers, verified, request, answer, counts, say):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 WARM_UP, REPEATS = 3, 20
-FLUSH = 4 << 30  # bytes: a millisecond of writing on the fastest cards, and beyond every cache
+FLUSH = 4 << 30  # bytes at most: a millisecond of writing on the fastest cards, and beyond every cache
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def timed(
         alone: time what the GPU does and not how fast Python launches it, with a cold cache: a large write keeps the
             GPU busy while the work is queued behind it.
     """
-    before = torch.empty(FLUSH, dtype=torch.uint8, device=device) if alone and device.type == "cuda" else None
+    before = _filler(device) if alone and device.type == "cuda" else None
     for _ in range(warm_up):
         work()
     found: list[float] = []
@@ -81,6 +81,11 @@ def timed(
             work()
             found.append(1e3 * (time.perf_counter() - begin))
     return Times(tuple(sorted(found)))
+
+
+def _filler(device: torch.device) -> torch.Tensor:
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return torch.empty(min(FLUSH, memory // 16), dtype=torch.uint8, device=device)
 
 
 def captured(work: Callable[[], Any], device: torch.device) -> Callable[[], Any] | None:

@@ -42,8 +42,8 @@ def measure(
         energy: also measure joules (a few seconds more).
 
     Returns:
-        `numbers` (plain `Number`s), `on`, `device`, `card` (what NVML saw, None off a GPU), and `out_of_memory`:
-        None, or what was held, asked for and needed at least, in GiB.
+        `numbers` (plain `Number`s), `on`, `device`, `operations` (what chose tokens, and why not CUDA), `card` (what
+        NVML saw, None off a GPU), and `out_of_memory`: None, or what was held, asked for and needed at least, in GiB.
 
     Raises:
         UnsupportedError: the process was refused something by name, or ended without an answer.
@@ -134,6 +134,7 @@ def _measure(order: dict[str, Any], device: Any, card: Any, held: list[Any]) -> 
     from autotc.apply import compress
     from autotc.device.building import prompt, random_model
     from autotc.device.clock import timed
+    from autotc.kernels.dispatch import chooser
     from autotc.measure import energy_of, idle_watts
     from autotc.policy import load_policy
 
@@ -187,7 +188,8 @@ def _measure(order: dict[str, Any], device: Any, card: Any, held: list[Any]) -> 
                 joules = spent.value / len(requests)
                 numbers.append(_number("joules_per_request", joules, "J", on, 1))
     held.append(model)
-    return {"numbers": numbers, "on": on, "out_of_memory": None, "energy_method": method}
+    found = {"numbers": numbers, "on": on, "out_of_memory": None, "energy_method": method}
+    return {**found, "operations": chooser(device)}
 
 
 def _number(

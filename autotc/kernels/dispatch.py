@@ -120,6 +120,14 @@ def available() -> str | None:
     return why_not(torch.empty(0, device="cuda"))
 
 
+def chooser(device: torch.device) -> str:
+    """Return what operations run on for tensors of a device: "cuda", or "reference" and why; kept with measurements."""
+    if choice() == "reference":
+        return f"reference: {VARIABLE}=reference or kernels.use"
+    reason = why_not(torch.empty(0, device=device))
+    return "cuda" if reason is None else f"reference: {reason}"
+
+
 def listing() -> list[dict[str, Any]]:
     """Return for every operation which implementation a tensor on this machine's GPU, or CPU, gets, and why."""
     chosen, reason = choice(), available()

@@ -8,7 +8,7 @@ import torch
 from autotc.adapter import anatomy
 from autotc.device import trial
 from autotc.device.building import random_model
-from autotc.device.clock import captured, timed
+from autotc.device.clock import timed
 from autotc.proxies import proxy_folder
 from autotc.workload import Request
 from tests.apply import tiny
@@ -47,7 +47,4 @@ def test_a_trial_on_the_card_says_what_it_took_and_how_that_is_known() -> None:
 def test_work_behind_a_queue_takes_no_longer_than_with_its_launch() -> None:
     x = torch.randn(64, 64, device="cuda")
     device = torch.device("cuda")
-    graph = captured(lambda: x @ x, device)
-    assert graph is not None
     assert timed(lambda: x @ x, device, alone=True).median <= timed(lambda: x @ x, device).median
-    assert captured(lambda: x.sum().item(), device) is None

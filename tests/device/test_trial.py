@@ -11,21 +11,23 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from autotc import measure
 from autotc.adapter import anatomy
-from autotc.cli import app
+from autotc.cli import app, gpu
 from autotc.cost import schedule
 from autotc.device import table, trial
 from autotc.device.building import from_numbers, prompt
 from autotc.device.clock import Times
 from autotc.device.timing import Table, predict
 from autotc.errors import SpecError, UnsupportedError
-from autotc.kernels import bench
+from autotc.kernels import bench, dispatch
 from autotc.policy import Number
 from autotc.processing import load_model
 from autotc.proxies import proxy_folder
@@ -47,6 +49,7 @@ def test_a_trial_runs_in_a_process_of_its_own_and_says_where() -> None:
     }  # fmt: skip
     assert all(n.kind == "measured" and n.value > 0 and n.n for n in numbers.values())
     assert numbers["latency_ms_p10"].value <= numbers["latency_ms"].value <= numbers["latency_ms_p90"].value
+    assert found["operations"] == "reference: the tensor is on cpu, not on an NVIDIA GPU"
     assert found["device"] == "cpu" and found["card"] is None and found["out_of_memory"] is None
 
 
@@ -216,6 +219,49 @@ def test_bench_kernels_on_a_cpu_has_no_cuda_figures() -> None:
     assert run("kernels", "--device", "cpu", "--operation", "gather")[0] != 0
 
 
+class Shared:
+    """A card with somebody else on it."""
+
+    def state(self) -> Any:
+        return SimpleNamespace(others=(4242,))
+
+
+def test_a_measurement_on_a_shared_card_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_card", lambda device: Shared())
+    said: list[str] = []
+    monkeypatch.setattr(gpu, "say", said.append)
+    (line,) = gpu.conditions(torch.device("cpu"))["disturbed"]
+    assert line.startswith("1 other process on the card") and "not those of the card alone" in line
+    assert said == [line]
+
+
+@pytest.mark.parametrize("reason", ["CuPy is not installed", "CuPy is built for CUDA 12, torch for CUDA 13"])
+def test_a_measurement_says_when_the_reference_stood_in(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """Never a silent fallback: the line is printed, and kept with the figures."""
+    said: list[str] = []
+    monkeypatch.setattr(gpu, "say", said.append)
+    monkeypatch.setattr(gpu, "_card", lambda device: None)
+    monkeypatch.setattr(dispatch, "chooser", lambda device: f"reference: {reason}")
+    found = gpu.conditions(torch.device("cuda"))
+    assert found == {"operations": f"reference: {reason}", "disturbed": []}
+    assert said == [f"times of choosing are of plain PyTorch, not of the CUDA operations ({reason})"]
+
+
+def test_a_card_that_nvml_cannot_ask_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(uuid: str) -> Any:
+        raise UnsupportedError(
+            "NVML: no permission to ask this card; memory and energy of this card stay unknown"
+        )
+
+    said: list[str] = []
+    monkeypatch.setattr(gpu, "say", said.append)
+    monkeypatch.setattr(measure, "Card", refuse)
+    monkeypatch.setattr(measure, "uuid_of", lambda index: "GPU-1")
+    assert gpu._card(torch.device("cuda", 0)) is None
+    assert len(said) == 1 and "no permission" in said[0] and "stay unknown" in said[0]
+    assert trial._card(torch.device("cuda", 0)) == (None, said[0])
+
+
 def test_batches_are_answered_simulated_and_stored(tmp_path: Path) -> None:
     out = tmp_path / "serving.json"
     words = ("--device", "cpu", "--out", str(out), "--repeats", "3")
@@ -228,7 +274,8 @@ def test_batches_are_answered_simulated_and_stored(tmp_path: Path) -> None:
     (tmp_path / "cpu-not-a-gpu.json").write_text(json.dumps(data))
     code, found, _ = run("serving", "--check", *words)  # finds the table beside --out
     assert code == 0 and json.loads(out.read_text()) == found
-    assert [row["batch"] for row in found["rows"]] == [1, 2] and found["bar"] == 0.1
+    assert [row["batch"] for row in found["rows"] if row["policy"] == "uncompressed"] == [1, 2]
+    assert found["bar"] == 0.1 and len({row["policy"] for row in found["rows"]}) == 3
     for row in found["rows"]:
         seen, expected = row["measured"], row["simulated"]["requests_per_s"]
         assert seen["p10"] <= seen["requests_per_s"] <= seen["p90"] and seen["n"] >= 3
