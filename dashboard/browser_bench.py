@@ -24,6 +24,7 @@ from dashboard.bench import BARS, STUDIES, TRIALS, load
 START_S = 120.0  # a busy machine starts slowly
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 TABLE, PLOT = '[data-testid="stDataFrame"] canvas', ".js-plotly-plot .points path"
+VALUE = "element => element.getAttribute('aria-valuenow') ?? element.value"
 SAID = "document.querySelector('[data-testid=stMain]').innerText.includes(text)"
 
 
@@ -122,7 +123,7 @@ def _slide(browser: Any, address: str, repeats: int) -> list[tuple[float, float,
     slider = page.get_by_role("slider").first
     found = []
     for _ in range(repeats):
-        limit = int(slider.get_attribute("aria-valuenow")) - 1
+        limit = int(float(slider.evaluate(VALUE))) - 1
         begin = time.perf_counter()
         slider.press("ArrowLeft")
         page.wait_for_function(f"text => {SAID}", arg=f" at {limit:,} is ")
