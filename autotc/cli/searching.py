@@ -25,6 +25,8 @@ SEARCH_EXAMPLES = """**Examples**
 `autotc search --model /models/Qwen2.5-VL-7B-Instruct --data my.jsonl --max-tflops 800` -- your weights, your data
 
 `autotc search --model qwen2-vl-7b --max-tflops 833 --reducer fastv --reducer divprune --trials 200`
+
+`autotc search --executor ray --workers 16 --storage postgresql://USER@HOST/autotc --model qwen2.5-vl` -- on a Ray cluster
 """
 
 
