@@ -22,7 +22,7 @@ from autotc import measure
 from autotc.adapter import anatomy
 from autotc.cli import app, gpu
 from autotc.cost import schedule
-from autotc.device import table, trial
+from autotc.device import speed, table, trial
 from autotc.device.building import from_numbers, prompt
 from autotc.device.clock import Times
 from autotc.device.timing import Table, predict
@@ -285,20 +285,34 @@ def test_batches_are_answered_simulated_and_stored(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_cut_short_goes_on_and_a_finished_one_is_measured_anew(tmp_path: Path) -> None:
-    out = tmp_path / "apply.json"
-    words = ("apply", "--device", "cpu", "--repeats", "3", "--out", str(out))
-    _, whole, _ = run(*words)
-    assert whole["finished"] and {row["batch"] for row in whole["rows"]} == {"1", "ragged"}
-    mark = {**whole["rows"][0], "prefill": {**whole["rows"][0]["prefill"], "median_ms": 12345.0}}
-    cut = {**whole, "finished": False, "rows": [mark]}
-    out.write_text(json.dumps(cut))
-    _, again, _ = run(*words)
-    assert again["rows"][0] == mark and len(again["rows"]) == len(whole["rows"])
-    assert again["rows"][1]["prefill_speedup"] == pytest.approx(
-        12345.0 / again["rows"][1]["prefill"]["median_ms"]
+    model, device = tiny.model("qwen2_5_vl"), torch.device("cpu")
+    cut = tiny.policy(model, {"site": "decoder", "layer": 2, "reducer": "fastv", "keep": 0.25})
+    request = Request(width=24, height=24, prompt_tokens=9, new_tokens=2)
+
+    def rows(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        batches = (16, 1)
+        return list(
+            speed.compare(model, "tiny", [("a cut", cut)], request, batches, device, repeats=3, known=known)
+        )
+
+    whole = rows([])
+    order = [(b, p) for b in ("1", "ragged", "16") for p in ("uncompressed", "a cut")]
+    assert [(row["batch"], row["policy"]) for row in whole] == order and not any(
+        "error" in row for row in whole
     )
-    _, fresh, _ = run(*words)
-    assert fresh["rows"][0]["prefill"]["median_ms"] < 12345.0
+    mark = {**whole[0], "prefill": {**whole[0]["prefill"], "median_ms": 12345.0}}
+    failed = {"batch": "1", "policy": "a cut", "error": "RuntimeError: it was cut short"}
+    again = rows([mark, failed])
+    assert again[0] == mark and [(row["batch"], row["policy"]) for row in again] == order
+    assert again[1]["prefill_speedup"] == pytest.approx(12345.0 / again[1]["prefill"]["median_ms"])
+
+    out, asked = tmp_path / "apply.json", {"gpu": "A", "batches": [1]}
+    assert gpu.unfinished(out, asked) == []
+    gpu.keep(out, {**asked, "finished": False, "rows": [mark]})
+    assert gpu.unfinished(out, asked) == json.loads(json.dumps([mark]))
+    assert gpu.unfinished(out, {**asked, "gpu": "B"}) == []
+    gpu.keep(out, {**asked, "finished": True, "rows": [mark]})
+    assert gpu.unfinished(out, asked) == []
 
 
 def test_bench_serving_names_what_it_rests_on() -> None:
