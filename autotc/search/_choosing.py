@@ -35,6 +35,7 @@ class Chooser:
     ) -> None:
         self._strategy = make(strategy, space, seed, objectives)
         self._objectives = tuple(objectives)
+        self._known: dict[int, Seen] = {}  # a trial that was told never changes
         self._ordered = strategy != "default"  # which may share a study with other workers
 
     def __call__(
@@ -51,7 +52,9 @@ class Chooser:
             if trial.state == TrialState.RUNNING and self._ordered:
                 break  # the history only ever grows at its end
             if trial.state == TrialState.COMPLETE:
-                history.append(_seen(trial, self._objectives))
+                if trial.number not in self._known:
+                    self._known[trial.number] = _seen(trial, self._objectives)
+                history.append(self._known[trial.number])
         proposed = self._strategy.propose(history, len(trials), start)
         if proposed is None:
             return None
