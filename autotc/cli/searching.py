@@ -26,7 +26,7 @@ SEARCH_EXAMPLES = """**Examples**
 
 `autotc search --model qwen2-vl-7b --max-tflops 833 --reducer fastv --reducer divprune --trials 200`
 
-`autotc search --executor ray --workers 16 --storage postgresql://USER@HOST/autotc --model qwen2.5-vl` -- on a Ray cluster
+`autotc search --executor ray --workers 16 --storage postgresql://USER@HOST/autotc --model qwen2.5-vl` -- a Ray cluster
 """
 
 
