@@ -32,7 +32,7 @@ END_S = 5.0  # which the other workers have to end after one has ended the study
 Prepare = Callable[[SearchSpec], Setting]
 
 
-@dataclass
+@dataclass(repr=False)
 class Member:
     """One worker of a study; Ray makes it an actor.
 
@@ -53,6 +53,10 @@ class Member:
     began: float
     cores: float | None
     lease_s: float = LEASE_S
+
+    def __repr__(self) -> str:
+        # Ray writes this into its logs, where the database's password must not be
+        return f"Member({self.name!r})"
 
     def work(self) -> tuple[bool, list[str]]:
         """Work until the study is over or its time is up; Ray calls it again after a restart.

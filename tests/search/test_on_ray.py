@@ -179,6 +179,12 @@ def test_a_cluster_of_several_machines_cannot_share_a_file(monkeypatch: pytest.M
     assert slots._place() == ({"num_cpus": 4.0}, 4.0)
 
 
+def test_rays_logs_show_no_password() -> None:
+    spec = SMALL.model_copy(update={"storage": "postgresql://me:hush@db/autotc"})
+    member = on_ray.Member(ray_setting.refuse, spec, "s", "/", 0.0, None)
+    assert repr(member) == "Member('s')"
+
+
 def test_actors_get_the_full_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert _absolute("sqlite:///autotc.db") == f"sqlite:///{tmp_path}/autotc.db"
