@@ -46,6 +46,119 @@ def bench_testbed(
         typer.echo(f"Test-bed {found['status']}\nFiles: {', '.join(found['files'])}")
 
 
+def bench_attention(
+    model: Annotated[
+        str, typer.Option("--model", help="A model folder, or an alias whose weights are here.")
+    ],
+    examples: Annotated[
+        int, typer.Option("--examples", min=1, help="Prompts; a strategy that uses them is charged so many.")
+    ] = 16,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Your JSONL (image, question); default: built-in scenes.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Record what visual tokens receive in each layer of a model, for `--strategy fitprune`.
+
+    One forward an example, with all attention maps in memory at once. The proxies that ship have theirs; for other
+    models the file is written beside the weights.
+    """
+    from autotc.tasks.jsonl import Jsonl
+    from autotc.tasks.scenes import Scenes
+    from autotc.testbed import attention
+
+    task = Scenes() if data is None else Jsonl(Path(data))
+    found, path = attention.measure(
+        model, task, examples, lambda done, total: say(f"{done} of {total} examples")
+    )
+    count, layers, tokens = found.cross.shape
+    if as_json:
+        print_json(
+            {"file": str(path), "examples": count, "layers": layers, "visual_tokens": found.tokens.tolist()}
+        )
+    else:
+        typer.echo(f"{path}: {count} examples, {layers} layers, up to {tokens} visual tokens")
+
+
+def bench_ablation(
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Searches of each step.")] = 5,
+    evaluations: Annotated[
+        int, typer.Option("--evaluations", min=1, help="Evaluations of an example a search.")
+    ] = 7680,
+    examples: Annotated[
+        int, typer.Option("--examples", min=16, help="Held-out ones that each pick is run on.")
+    ] = 512,
+    model: ModelAlias = "qwen2.5-vl",
+    bed: Annotated[Path, typer.Option("--bed", help="Folder of the test-bed.")] = Path(
+        "studies/search-bench"
+    ),
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of torch.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write ablation.md, .png and .json there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what each freedom of a policy is worth: tuning, position, several depths, several methods, parameters.
+
+    Each is searched on the test-bed with the same effort; what is picked at three budgets is run on the proxy, on
+    examples that the search did not see, next to smaller images of the same cost.
+    """
+    from autotc.testbed import ablation_page, command
+
+    found = command.ablation(bed, model, seeds, evaluations, examples, threads, say)
+    if out is not None:
+        command.write_ablation(found, out)
+        say(f"wrote {out / 'ablation.md'}, {out / 'ablation.png'} and {out / 'ablation.json'}")
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(ablation_page.text(found), nl=False)
+
+
+def bench_live(
+    strategy: Annotated[
+        list[str] | None, typer.Option("--strategy", help="May be given several times.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Searches of each strategy.")] = 3,
+    model: ModelAlias = "qwen2.5-vl",
+    max_tflops: Annotated[float, typer.Option("--max-tflops", help="Limit of the searches.")] = 800.0,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Of each search.")] = 60,
+    examples: Annotated[
+        int, typer.Option("--examples", min=16, help="Of a trial, and of the selection.")
+    ] = 256,
+    heldout: Annotated[int, typer.Option("--heldout-examples", min=16, help="Scored on.")] = 512,
+    storage: Storage = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write live.json and live.md there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare strategies in real searches on the proxy, on examples that no search sees; minutes for each.
+
+    Studies are kept in the database by name, so that an interrupted run goes on.
+    """
+    from autotc import live_bench
+    from autotc.search.strategies import check_name
+
+    names = list(dict.fromkeys(strategy or ("default", "tpe-even", "tpe")))
+    for name in names:
+        check_name(name)
+    options = {
+        "max_tflops": max_tflops,
+        "trials": trials,
+        "examples": examples,
+        "selection_examples": examples,
+        "heldout_examples": heldout,
+        "evaluate_on": "proxy",
+    }
+    found = live_bench.bench_live(model, names, seeds, options, storage, say)
+    if out is not None:
+        live_bench.write(found, out)
+        say(f"wrote {out / 'live.md'} and {out / 'live.json'}")
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(live_bench.table(found), nl=False)
+
+
 def bench_search(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Searches of each strategy.")] = 20,
     strategy: Annotated[

@@ -16,7 +16,7 @@ from autotc.search._inverse import encode
 from autotc.search._racing import dominated, gap, rungs
 from autotc.search._references import references
 from autotc.search._session import Board, Entry
-from autotc.search.strategies import Seen, make, starts_from_presets
+from autotc.search.strategies import Seen, calibrated_on, make, starts_from_presets
 from autotc.testbed.bed import Bed
 from autotc.testbed.score import Candidates, area
 
@@ -95,7 +95,8 @@ def run(
     """Let a strategy search until what is left of its evaluations is not enough for one more full trial.
 
     The published recipes are known to every strategy beforehand and cost nothing, as in a live study, whose
-    references are measured first. A policy that was tried before costs nothing either.
+    references are measured first. A policy that was tried before costs nothing either. What a strategy has run before
+    its first proposal is charged.
 
     Args:
         bed: what answers.
@@ -116,7 +117,7 @@ def run(
     found = _candidates(bed, np.zeros(0), np.zeros((0, len(bed.full)), bool))
     board, columns, distances = Board(), _columns(bed), []
     incumbents: dict[int, Outcomes] = {}
-    spent, asking = 0, 0.0
+    spent, asking = calibrated_on(chooser), 0.0
     while spent + len(bed.parts["search"]) <= evaluations and len(history) < TRIALS_AT_MOST:
         begin = time.perf_counter()
         number = len(history)

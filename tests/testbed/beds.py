@@ -24,7 +24,7 @@ EXAMPLES = 512
 @cache
 def space() -> Space:
     """The space of the fakes: at most 800 TFLOP literature, about 192 tokens."""
-    return Space(FULL, PROXY, VQA, 800, "literature", (*REDUCERS, "vflowopt"), accept)
+    return Space(FULL, PROXY, VQA, 800, "literature", (*REDUCERS, "fitprune", "vflowopt"), accept)
 
 
 @cache

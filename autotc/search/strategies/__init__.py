@@ -24,6 +24,7 @@ __all__ = [
     "Proposed",
     "Seen",
     "Strategy",
+    "calibrated_on",
     "check_name",
     "make",
     "starts_from_presets",
@@ -59,6 +60,11 @@ def check_name(name: str) -> None:
     """Raise a SpecError for a name that is no strategy's."""
     if name not in NAMES:
         raise SpecError(f"--strategy: {name!r} is not known. {nearest(name, NAMES)}")
+
+
+def calibrated_on(strategy: Strategy) -> int:
+    """Return how many examples a strategy has run before its first proposal, which count as evaluations."""
+    return int(getattr(strategy, "calibration", 0))
 
 
 def starts_from_presets(name: str) -> bool:
