@@ -258,6 +258,8 @@ def conditions(device: Any) -> dict[str, Any]:
     if others:
         many = f"{len(others)} other process{'es' * (len(others) > 1)} on the card"
         disturbed.append(f"{many}: times and memory here are not those of the card alone")
+    if card is not None and card.about()["mig"]:
+        disturbed.append("a MIG slice: times and memory are the slice's, and its energy stays unknown")
     if device.type == "cuda" and chosen != "cuda":
         say(
             f"times of choosing are of plain PyTorch, not of the CUDA operations ({chosen.partition(': ')[2]})"

@@ -219,20 +219,37 @@ def test_bench_kernels_on_a_cpu_has_no_cuda_figures() -> None:
     assert run("kernels", "--device", "cpu", "--operation", "gather")[0] != 0
 
 
-class Shared:
-    """A card with somebody else on it."""
+class Board:
+    """A card as the driver shows it."""
+
+    def __init__(self, others: tuple[int, ...] = (), mig: bool = False) -> None:
+        self._others, self._mig = others, mig
 
     def state(self) -> Any:
-        return SimpleNamespace(others=(4242,))
+        return SimpleNamespace(others=self._others)
+
+    def about(self) -> dict[str, Any]:
+        return {"mig": self._mig}
 
 
-def test_a_measurement_on_a_shared_card_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_card", lambda device: Shared())
+@pytest.mark.parametrize(
+    ("board", "lines"),
+    [
+        (Board(), []),
+        (
+            Board((4242,)),
+            ["1 other process on the card: times and memory here are not those of the card alone"],
+        ),
+        (Board(mig=True), ["a MIG slice: times and memory are the slice's, and its energy stays unknown"]),
+    ],
+)
+def test_a_measurement_on_a_shared_or_sliced_card_is_marked(
+    board: Board, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "_card", lambda device: board)
     said: list[str] = []
     monkeypatch.setattr(gpu, "say", said.append)
-    (line,) = gpu.conditions(torch.device("cpu"))["disturbed"]
-    assert line.startswith("1 other process on the card") and "not those of the card alone" in line
-    assert said == [line]
+    assert gpu.conditions(torch.device("cpu"))["disturbed"] == said == lines
 
 
 @pytest.mark.parametrize("reason", ["CuPy is not installed", "CuPy is built for CUDA 12, torch for CUDA 13"])
