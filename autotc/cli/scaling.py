@@ -79,8 +79,10 @@ def bench_api(
             f"{found['requests']:,} requests at {rate:g} a second, {found['errors']} errors; load average "
             f"{average['before'][0]:.1f} before, {average['after'][0]:.1f} after\n"
             f"p50 {_ms(found['p50_s'])}, p99 {_ms(found['p99_s'])} (bar {_ms(found['bar_s'])}), worst "
-            f"{_ms(found['worst_s'])}; slowest first request after the start {_ms(found['first_s'])}\n"
+            f"{_ms(found['worst_s'])}; slowest first request after the start {_ms(found['first_s'])}"
         )
+        if found["server_cpu_s"] is not None:
+            typer.echo(f"{_ms(found['server_cpu_s'])} of processor time a request\n")
         for path in found["paths"]:
             typer.echo(
                 f"{path['path']:40} {path['requests']:6}  p50 {_ms(path['p50_s'])}, p99 {_ms(path['p99_s'])}"

@@ -38,8 +38,9 @@ def run(trials: int, seconds: float, rate: float, say: Callable[[str], None]) ->
 
     Returns:
         {"trials", "rate", "seconds", "requests", "errors", "p50_s", "p99_s", "worst_s", "bar_s", "first_s",
-        "environment", "load", "paths": [{"path", "requests", "p50_s", "p99_s"}]}.
-        `first_s` is the longest of the first requests after the start, one of each kind, which the others leave out.
+        "server_cpu_s", "environment", "load", "paths": [{"path", "requests", "p50_s", "p99_s"}]}.
+        `first_s` is the longest of the first requests after the start, one of each kind, which the others leave out;
+        `server_cpu_s` the server's processor time a request, None where the system does not say.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"sqlite:///{folder}/autotc.db")
@@ -50,12 +51,14 @@ def run(trials: int, seconds: float, rate: float, say: Callable[[str], None]) ->
             store.start_job(job.id, study)
         secret = tokens.create(store, "bench", ["read"])[1]
         before = os.getloadavg()
-        with _server(store.url, Path(folder)) as port:
+        with _server(store.url, Path(folder)) as (port, pid):
             paths = _paths(study, job.id)
             client = _Client(port, secret)
             first = max(client.get(path)[0] for path in dict.fromkeys(paths))
             say(f"{rate:g} requests a second for {seconds:g} s")
+            used = _cpu_s(pid)
             times, errors = _drive(port, secret, paths, seconds, rate)
+            used = None if used is None else (_cpu_s(pid) or 0.0) - used
         store.close()
     every = np.concatenate([np.array(t) for t in times.values()])
     return {
@@ -69,6 +72,7 @@ def run(trials: int, seconds: float, rate: float, say: Callable[[str], None]) ->
         "worst_s": float(every.max()),
         "bar_s": BAR_S,
         "first_s": first,
+        "server_cpu_s": None if used is None else used / len(every),
         "environment": environment(),
         "load": {"before": before, "after": os.getloadavg()},
         "paths": [
@@ -101,7 +105,7 @@ def _paths(study: str, job: int) -> list[str]:
 
 
 @contextmanager
-def _server(url: str, folder: Path) -> Iterator[int]:
+def _server(url: str, folder: Path) -> Iterator[tuple[int, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -112,9 +116,18 @@ def _server(url: str, folder: Path) -> Iterator[int]:
     ):
         try:
             _wait(port, server, folder / "log")
-            yield port
+            yield port, server.pid
         finally:
             server.terminate()
+
+
+def _cpu_s(pid: int) -> float | None:
+    """Return the processor time that a process has taken, from Linux's table of processes."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
