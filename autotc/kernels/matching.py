@@ -71,8 +71,8 @@ def segments(target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the tokens (B * N,) ordered by their targets, lowest first, and where each target's start."""
     b, n = target.shape
     flat = (target + torch.arange(b, device=target.device)[:, None] * n).flatten()
-    counts = torch.bincount(flat, minlength=b * n)
-    return torch.argsort(flat, stable=True), torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    ordered, order = flat.sort(stable=True)
+    return order, torch.searchsorted(ordered, torch.arange(b * n + 1, device=target.device))
 
 
 @operation
