@@ -21,6 +21,7 @@ from autotc.pairs import Pair, screen_for
 from autotc.price import prices
 from autotc.progress import SearchProgress, duration
 from autotc.proxies import proxy_folder
+from autotc.search.before import unmeasured, without_answers
 from autotc.search.on_ray import RayStudy
 from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
 from autotc.search.study import Result, Setting, Study
@@ -29,6 +30,7 @@ from autotc.tables.console import console
 from autotc.tables.fronts import FrontView
 from autotc.task import SPLITS, Task
 from autotc.weights import placement
+from autotc.workload import H100
 
 if TYPE_CHECKING:
     from autotc._process import EvaluatorProcess
@@ -71,15 +73,17 @@ def prepare(spec: SearchSpec) -> Setting:
     task = make_task(spec.data, spec.skip_bad)
     notes = [note]
     if spec.data and not task.answered:
-        notes.append(
-            "The data has no answers: quality is agreement with the uncompressed model, not correctness."
-        )
+        notes += without_answers(spec)
     workload = spec.parsed_workload()
     if spec.data and spec.workload is None:
         workload = task.workload()  # type: ignore[attr-defined]
         notes.append(f"Costs are for the data's own mix: {workload.describe()}.")
     if spec.max_tflops is None:
         notes.append("No --max-tflops was given: presets keep every token, and the front covers all costs.")
+    if spec.objectives and "latency_ms" in spec.objectives and not spec.measure:
+        notes.append(
+            f"latency_ms is predicted for {H100.name}; --measure takes it on the GPU of this machine."
+        )
     proxy = on.startswith("proxy:")
     screen = None
     if not proxy and spec.data and proxy_folder(source.family) is not None:
@@ -96,6 +100,7 @@ def prepare(spec: SearchSpec) -> Setting:
     sizes: dict[str, int] = (
         {split: len(task.examples(split, wanted[split])) for split in SPLITS} if spec.data else {}
     )
+    notes += unmeasured(spec, task, wanted)
     skipped = getattr(task, "skipped", [])
     if skipped:
         notes.append(

@@ -6,8 +6,15 @@ are split in two at random; the front with those trials, and the front without t
 volumes taken on the other, on which nothing was picked. Over `SPLITS` splits, each used both ways round, the mean
 difference is the gain, and the standard deviation of the differences estimates the standard error that it has on all
 examples (the delete-half jackknife). A search learns, and the room above it shrinks: as many trials again are expected
-to bring no more than these did. The search stops where their gain is at most one standard error, at two judgements
-`EVERY` trials apart.
+to bring no more than these did. The search stops where their gain is at most one standard error, at two
+judgements `EVERY` trials apart.
+
+`autotc bench plateau` measures how often that is too early. In 20 simulated searches of each kind (256 examples, 200
+trials): where nothing better than the presets was to be found all stopped, at trial 65 in the median, 2 of them too
+early; where 10 points were found by trial 50, 17 stopped, at 158 in the median, none too early; where half of what was
+left was found every 35 trials, 5 stopped, 1 too early; where quality rose evenly by 12 points over 200 trials, which
+is about the noise in as many trials as are judged first, 7 stopped, all too early. With half a standard error instead
+3 of the last kind stopped, but only 7 of the second.
 
 Nothing is judged before `LEAST` trials, nor while the last half reaches back to the points that the search started
 from.

@@ -59,8 +59,9 @@ def stop(plateau: Plateau, trials: int) -> int:
 
 
 def test_it_stops_soon_where_nothing_better_is_found() -> None:
-    stops = [stop(searched(np.full(120, 0.55), seed), 120) for seed in range(5)]
-    assert all(LEAST + EVERY <= s <= 100 for s in stops)
+    stops = [stop(searched(np.full(150, 0.55), seed), 150) for seed in range(5)]
+    assert all(s == 0 or s >= LEAST + EVERY for s in stops)
+    assert sum(0 < s <= 100 for s in stops) == 5
 
 
 def test_it_goes_on_while_the_climb_is_real() -> None:
@@ -80,7 +81,9 @@ def test_nothing_is_judged_before_enough_trials_and_all_starting_points() -> Non
     assert flat.gain(LEAST - 1) is None and flat.gain(LEAST) is not None
     many = searched(np.full(120, 0.55), 1, starts=45)
     assert many.gain(88) is None and many.gain(90) is not None
-    assert all(stop(searched(np.full(120, 0.55), s, starts=45), 120) > 90 for s in range(4))
+    assert all(
+        stop(searched(np.full(120, 0.55), s, starts=45), 120) in (0, *range(95, 121)) for s in range(4)
+    )
 
 
 @pytest.mark.parametrize("step", [0.0, 0.15])
