@@ -54,7 +54,7 @@ catalogue: $(VENV)/.ready  ## what README.md and studies/catalogue.md list, from
 
 # On a machine with an NVIDIA GPU: its own Python with torch, transformers, numpy and CuPy; what it may lack besides is in
 # GPU_WHEELS (with what they need) and GPU_ALONE (needs only numpy, which is there); `make gpu-wheels` fetches both
-# beforehand for a machine without a network. Each of the five steps takes less than ten minutes, writes as it goes and
+# beforehand for a machine without a network. Each of the five steps should take less than ten minutes on a card of the H200's class, writes as it goes and
 # may be run again. GPU_OUT is the folder of the results.
 GPU_PYTHON  ?= python3
 GPU_VERSION ?= 3.12
