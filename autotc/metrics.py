@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from autotc.errors import SpecError
 from autotc.registry import nearest
@@ -58,7 +58,7 @@ class Metric:
         return f"{words} ({self.unit})" if self.on_cost else words
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["maximize", "minimize"]:
         """As Optuna writes it."""
         return "maximize" if self.maximise else "minimize"
 

@@ -131,7 +131,7 @@ def _gauge(spec: SearchSpec, workload: Workload, notes: list[str]) -> Gauge:
     Raises:
         UnsupportedError: there is no GPU, or the workload has several shapes.
     """
-    from autotc.device.gauge import DeviceGauge
+    from autotc.device.gauge import MEASURED, DeviceGauge
     from autotc.device.table import device_of
 
     device, gpu, memory = device_of(
@@ -143,7 +143,12 @@ def _gauge(spec: SearchSpec, workload: Workload, notes: list[str]) -> Gauge:
         )
     notes.append(
         f"Latency and peak memory are measured on {gpu}, a process a trial; random weights where the real ones are "
-        "not at hand. The references' stay estimates."
+        "not at hand."
+        + (
+            ""
+            if any(m.name in MEASURED for m in spec.all_objectives())
+            else " The references' stay estimates."
+        )
     )
     return DeviceGauge(spec.model, workload, str(device), memory / 2**30)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,8 @@ def _area(cost: np.ndarray, figure: np.ndarray, seen: np.ndarray, n: int) -> flo
 
 
 def _outcomes(right: np.ndarray, image: np.ndarray) -> Outcomes:
-    text, missing = np.full(len(right), ""), dict.fromkeys(FLOATS, np.full(len(right), np.nan))
+    text = np.full(len(right), "")
+    missing: dict[str, Any] = dict.fromkeys(FLOATS, np.full(len(right), np.nan))
     ids, names = np.arange(len(right)).astype(str), image.astype(str)
     columns = {**missing, "correct": right}
     return Outcomes(

@@ -49,7 +49,7 @@ def _smallest(space: Space) -> list[Policy]:
     for site in ("input", "vision", "projector", "decoder"):
         if space.choices[site]:
             layer = space.depths[site][0] if site in space.depths else None
-            stages.append(Stage(site=site, layer=layer, reducer=space.choices[site][0], keep=LEAST))  # type: ignore[arg-type]
+            stages.append(Stage(site=site, layer=layer, reducer=space.choices[site][0], keep=LEAST))
     found = [stages[:1], [s for s in stages if s.site in ("input", "projector")], stages]
     if space.withdrawing:
         gone = Stage(site="decoder", layer=space.depths["decoder"][0], reducer=space.withdrawing[0], keep=0.0)

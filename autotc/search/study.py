@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from autotc.anatomy import Anatomy
-from autotc.device.gauge import MEASURED, Gauge
+from autotc.device.gauge import MEASURED, Gauge, Gauged
 from autotc.environment import environment
 from autotc.errors import SpecError
 from autotc.export import Member
@@ -29,12 +29,12 @@ from autotc.search._references import references
 from autotc.search._report import Report
 from autotc.search._session import SURVIVABLE, Board, Evaluates, Progress, Session
 from autotc.search._workers import Crew
-from autotc.search.objectives import QUALITY
+from autotc.search.objectives import QUALITY, point
 from autotc.search.plateau import Gain
 from autotc.search.reach import refuse_out_of_reach
 from autotc.search.space import Check, Space
 from autotc.search.spec import SearchSpec, differences, fingerprint
-from autotc.store import Store, StudyRow
+from autotc.store import Store, StudyRow, TrialRow
 from autotc.workload import Workload
 
 __all__ = ["Claim", "Progress", "Result", "Setting", "Study"]
@@ -325,9 +325,19 @@ class Study:
                 row = self.store.trial(trial_id)
             quality = row.number_of(QUALITY.name, "search")
             if not policy.stages:
+                self._refuse_missing(row)
                 session.search_n = (quality.n if quality is not None else None) or self.spec.examples
             session.report("references", done + 1, len(wanted), None, self._board)
         return True
+
+    def _refuse_missing(self, plain: TrialRow) -> None:
+        """Refuse objectives that not even the uncompressed model has a figure for, before any trial."""
+        missing = [m.name for m in self._session.objectives if point(plain, (m,)) is None]
+        if missing:
+            raise SpecError(
+                f"--objective: {', '.join(missing)} cannot be measured on this data: the uncompressed model has no "
+                "such figure on the search examples. Leave it out, or give more or other examples"
+            )
 
     def _reference(self, trial_id: int, label: str) -> None:
         session = self._session
@@ -346,11 +356,15 @@ class Study:
             )
             return
         session.failures = 0
-        costs = session.cost(policy, outcomes.trace).as_dict()
+        measured = Gauged()
+        if session.gauge is not None and any(m.name in MEASURED for m in session.objectives):
+            measured = session.gauge(policy)  # or trials that are measured would be held against estimates
+        costs = {**session.cost(policy, outcomes.trace).as_dict(), **measured.costs}
         finish = partial(
             self.store.finish_trial,
             trial_id,
-            numbers=session.evaluator.numbers(outcomes),
+            numbers=[*session.evaluator.numbers(outcomes), *measured.numbers],
+            reason=measured.why,
             costs=costs,
             violations=session.violations(costs),
             outcomes={"search": outcomes},

@@ -9,9 +9,11 @@ import numpy as np
 import optuna
 import pytest
 
+from autotc.device.gauge import Gauged
 from autotc.errors import SpecError
 from autotc.metrics import METRICS, parse_objectives
 from autotc.pareto import non_dominated
+from autotc.policy import Number, Policy
 from autotc.search.study import Result, Study, open_ledger
 from autotc.store import Store
 from autotc.tables.fronts import FrontView
@@ -93,3 +95,31 @@ def test_a_published_search_knows_only_quality_at_a_cost(store: Store, strategy:
     with pytest.raises(SpecError, match=f"--objective: --strategy {strategy} searches quality at a cost"):
         Study(spec, store, replace(SETTING, evaluator=nothing))
     assert store.studies() == []
+
+
+def test_references_are_measured_as_trials_are_where_latency_is_an_objective(store: Store) -> None:
+    def gauge(policy: Policy) -> Gauged:
+        latency = 10.0 + 5 * len(policy.stages)
+        number = Number(name="latency_ms", value=latency, unit="ms", kind="measured", on="fake GPU", n=3)
+        return Gauged({"latency_ms": latency}, (number,))
+
+    names = ("quality", "latency_ms")
+    result = go(store, replace(SETTING, gauge=gauge), objectives=names, measure=True, trials=6)
+    for m in (*result.front, *result.references):
+        found = m.number("latency_ms")
+        assert found is not None and (found.kind, found.on) == ("measured", "fake GPU")
+        assert found.value == 10.0 + 5 * len(m.policy.stages)
+        assert [n.name for n in m.numbers].count("latency_ms") == 1
+    check_front(result, names)
+
+
+def test_an_objective_that_the_data_does_not_give_is_refused_before_any_trial(store: Store) -> None:
+    class OneGroup(FakeEvaluator):
+        def evaluate(self, policy, split, n, *, start=0):  # type: ignore[no-untyped-def]
+            found = super().evaluate(policy, split, n, start=start)
+            found.group[:] = "all"
+            return found
+
+    with pytest.raises(SpecError, match="--objective: worst_group cannot be measured on this data"):
+        go(store, using(OneGroup()), objectives=("worst_group", "kv_gib"), study="s")
+    assert store.trials("s", role="trial") == []
