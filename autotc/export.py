@@ -20,6 +20,7 @@ from autotc.constraints import Constraint
 from autotc.errors import SpecError
 from autotc.metrics import COST, OBJECTIVES, QUALITY, Metric
 from autotc.pareto import non_dominated
+from autotc.picking import decisive
 from autotc.policy import Number, Policy
 
 if TYPE_CHECKING:
@@ -76,6 +77,17 @@ class Member:
             raise SpecError(f"trial {self.trial}: no {name}{f' on {split}' if split else ''} is stored")
         return number.value
 
+    def decisive(self, name: str, split: str) -> Number:
+        """Return a figure as members are compared by it (`autotc.picking`).
+
+        Raises:
+            SpecError: it was not measured.
+        """
+        self.value(name, split)
+        found = decisive(self.number, name, split)
+        assert found is not None
+        return found
+
     def measure(self, metric: Metric, split: str | None = None) -> Number | None:
         """Return a figure of a split, or a cost in the metric's own unit; None where it is not stored."""
         if not metric.on_cost:
@@ -87,9 +99,9 @@ class Member:
         error = None if found.stderr is None else found.stderr / metric.divisor
         return found.model_copy(update={**scaled, "stderr": error})
 
-    def point(self, objectives: Sequence[Metric], split: str | None = None) -> tuple[float, ...] | None:
-        """Return a value an objective, None where one is missing."""
-        found = [self.measure(m, split) for m in objectives]
+    def point(self, objectives: Sequence[Metric], split: str) -> tuple[float, ...] | None:
+        """Return a value an objective, as members are compared by it; None where one is missing."""
+        found = [self.measure(m) if m.on_cost else decisive(self.number, m.name, split) for m in objectives]
         return None if None in found else tuple(n.value for n in found if n is not None)
 
     @property
@@ -145,7 +157,8 @@ def front(
 ) -> tuple[list[Member], str]:
     """Return the Pareto front within a limit, cheapest first, and the split it rests on.
 
-    The front is drawn on the selection split where trials were measured there; otherwise on the search split.
+    The front is drawn on the selection split where trials were measured there, with quality as `autotc.picking` pools
+    it; otherwise on the search split.
 
     Args:
         limit: TFLOP per 1,000 requests in the named convention; None for no limit.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotc.deploy import ENGINES, Engine
+from autotc.picking import decisive
 from autotc.statistics import Interval, paired
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _measured(store: Store, study: StudyRow, within: Callable[[Mapping[str, Any]
 
 def _price(store: Store, engine: Engine, rows: Iterable[TrialRow]) -> Price:
     def quality(row: TrialRow) -> tuple[float, float]:
-        number = row.number_of("quality", "selection")
+        number = decisive(row.number_of, "quality", "selection")
         assert number is not None
         return number.value, -float(row.costs["tflops_exact"])
 

@@ -190,12 +190,12 @@ def insist(found: Recommendation, given: Sequence[Constraint]) -> None:
 
 
 def _best(meeting: Sequence[Member], split: str, best: Best) -> Member:
-    quality = [m.value("quality", split) for m in meeting]
+    figures = [m.decisive("quality", split) for m in meeting]
+    quality = [number.value for number in figures]
     cost = [m.value("tflops_exact") for m in meeting]
     if best == "knee":
         return meeting[knee(np.column_stack([quality, cost]), maximise=(True, False))]
-    errors = [number.stderr if (number := m.number("quality", split)) else None for m in meeting]
-    noise = [e or 0.0 for e in errors] if best == "cheapest" else [0.0] * len(meeting)
+    noise = [number.stderr or 0.0 if best == "cheapest" else 0.0 for number in figures]
     return meeting[cheapest_within_noise(quality, noise, cost)]
 
 

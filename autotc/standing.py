@@ -63,7 +63,7 @@ def standings(
         ]
         if m.trial not in columns or not cheaper:
             continue
-        rival = max(cheaper, key=lambda r: r.value("quality", "selection"))
+        rival = max(cheaper, key=lambda r: r.decisive("quality", "selection").value)
         difference = _difference(columns[m.trial], columns[rival.trial])
         p = p_value(difference)
         if p is not None:

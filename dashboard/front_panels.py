@@ -13,7 +13,7 @@ from dashboard.fronts import Picked
 
 SPLITS = {
     "search": "On the examples the search chose by: the winners look a little too good here",
-    "selection": "On examples the search did not see; the front is drawn on them",
+    "selection": "On examples the search did not see; the front is drawn on them and those of the search together",
     "held-out": "On examples that nothing was chosen by: the figure to quote",
 }
 CHART, TABLE = "front", "members"  # keys of what can be clicked

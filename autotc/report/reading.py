@@ -81,7 +81,7 @@ class Report:
         return sorted(
             measured,
             key=lambda e: (
-                -e.member.value("quality", "selection"),
+                -e.member.decisive("quality", "selection").value,
                 e.member.number("quality", "held-out") is None,
             ),
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from autotc._outcomes import Outcomes
+from autotc.metrics import Metric
+from autotc.picking import decisive
 from autotc.search._claims import Claim, Comparison, conclude, power, spread
 from autotc.search.objectives import COST, OBJECTIVES, QUALITY
 from autotc.store import TrialRow
@@ -134,8 +136,8 @@ def against(
 
 
 def quality(row: TrialRow, split: str) -> float:
-    """Return the quality of a row on a split, -1 where it was not measured."""
-    number = row.number_of(QUALITY.name, split)
+    """Return the quality of a row on a split, as rows are chosen by it; -1 where it was not measured."""
+    number = decisive(row.number_of, QUALITY.name, split)
     return -1.0 if number is None else number.value
 
 

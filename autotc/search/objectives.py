@@ -7,6 +7,7 @@ from typing import Any
 
 from autotc.constraints import Constraint
 from autotc.metrics import COST, OBJECTIVES, QUALITY, Metric
+from autotc.picking import decisive
 from autotc.store import TrialRow
 
 __all__ = ["COST", "FAILED", "OBJECTIVES", "QUALITY", "broken", "limits", "point", "told", "violations"]
@@ -48,7 +49,7 @@ def point(
     """Return where a trial lies, a value an objective; None where a figure was not measured on the split."""
     found = []
     for metric in objectives:
-        number = None if metric.on_cost else row.number_of(metric.name, split)
+        number = None if metric.on_cost else decisive(row.number_of, metric.name, split)
         if number is None and not metric.on_cost:
             return None
         found.append(metric.of(row.costs) if number is None else number.value)

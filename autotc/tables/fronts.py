@@ -210,6 +210,8 @@ class FrontView:
                 f"costs no more (exact), Holm-corrected for {compared} member{'s' if compared > 1 else ''}.",
                 style="dim",
             )
+        if self.split == "selection":
+            console.print("Front and choice go by quality on search and selection together.", style="dim")
         if self.optimism is not None:
             console.print(escape(self.optimism.text + "."))
         for price in prices:

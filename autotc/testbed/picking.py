@@ -195,7 +195,7 @@ def _means(name: str, values: np.ndarray) -> dict[str, list[float]]:
     errors = (
         values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.full(values.shape[1], np.nan)
     )
-    return {name: values.mean(0).tolist(), f"{name}_stderr": [_finite(e) for e in errors]}  # type: ignore[misc]
+    return {name: values.mean(0).tolist(), f"{name}_stderr": [_finite(e) for e in errors]}
 
 
 def _rise(regret: np.ndarray) -> dict[str, Any]:

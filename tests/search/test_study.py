@@ -82,7 +82,8 @@ def test_a_study_ends_with_a_front_that_is_one(whole: Whole) -> None:
     store, result, _, _ = whole
     assert (result.state, result.trials, result.total, result.ran) == ("finished", 14, 14, 14)
     assert result.front and result.split == "selection"
-    points = np.array([[m.value("quality", "selection"), m.value("tflops_exact")] for m in result.front])
+    figures = [(m.decisive("quality", "selection").value, m.value("tflops_exact")) for m in result.front]
+    points = np.array(figures)
     assert non_dominated(points, maximise=(True, False)).all()
     assert (np.diff(points[:, 1]) > 0).all()
     for m in result.front:
@@ -165,8 +166,14 @@ def test_claims_are_paired_at_no_more_exact_cost(whole: Whole) -> None:
     assert {c.rival for c in result.claims} > {"random"}
     assert result.claims[0].why == "best preset on selection"
     rows = {r.number if r.role == "trial" else r.label: r for r in store.trials(result.study)}
-    presets = [m for m in result.references if m.label not in ("uncompressed", "random", "downsample")]
-    assert result.claims[0].rival == max(presets, key=lambda m: m.value("quality", "selection")).label
+    presets = [
+        m
+        for m in result.references
+        if m.label not in ("uncompressed", "random", "downsample") and m.number("quality", "selection")
+    ]
+    assert (
+        result.claims[0].rival == max(presets, key=lambda m: m.decisive("quality", "selection").value).label
+    )
     for c in result.claims:
         assert c.cost <= c.rival_cost and c.n == 48 and c.looks == 1
         one = store.outcomes(rows[c.trial].id, "held-out")["correct"]

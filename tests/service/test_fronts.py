@@ -73,9 +73,12 @@ def test_every_answer_is_whole_while_a_worker_writes(clients: Clients, store: St
 
 
 def value(member: dict[str, Any], name: str) -> float:
-    """A figure on the split that the front rests on, or a cost."""
-    found = {m["split"]: m["value"] for m in member["metrics"] if m["name"] == name}
-    return next(found[split] for split in ("selection", "search", None) if split in found)
+    """A figure as the front goes by it, over all examples of search and selection, or a cost."""
+    found = [
+        m for m in member["metrics"] if m["name"] == name and m["split"] in ("selection", "search", None)
+    ]
+    weights = [m["n"] or 1 for m in found]
+    return sum(w * m["value"] for w, m in zip(weights, found, strict=True)) / sum(weights)
 
 
 def fresh_front(store: Store) -> list[dict[str, Any]]:
