@@ -5,7 +5,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: search real test postgres fuzz check lint types imports format catalogue gpu-wheels gpu-test gpu-bench gpu-kernels gpu-device \
+.PHONY: search real test postgres fuzz chaos check lint types imports format catalogue gpu-wheels gpu-test gpu-bench gpu-kernels gpu-device \
   gpu-apply gpu-serving clean
 
 search: $(VENV)/.ready  ## the main job: search, store, print the front
@@ -31,6 +31,9 @@ postgres:               ## PostgreSQL's programs for the tests, from the system'
 fuzz: $(VENV)/.ready    ## 100,000 policies, specs, constraints and workloads made of anything
 	AUTOTC_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/service/test_fuzz.py $(ARGS) \
 	  && echo "100,000 cases: no traceback, nothing accepted wrongly"
+
+chaos: $(VENV)/.ready postgres  ## workers killed, frozen and starved, databases crashed and cut off; prints its counts
+	AUTOTC_CHAOS=full AUTOTC_REQUIRE_POSTGRES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 check: lint imports types  ## what CI checks beside the tests
 
