@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Json, print_json, say
+from autotc.cli.options import Json, Storage, print_json, say
 
 ModelAlias = Annotated[str, typer.Option("--model", help="An alias whose family has a proxy.")]
 

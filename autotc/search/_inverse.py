@@ -51,7 +51,10 @@ def encode(space: Space, policy: Policy) -> dict[str, Any] | None:
     params |= {f"{s.site}_reducer": s.reducer for s in (*encoder, *decoder)}
     for stage in policy.stages:
         if stage.keep > 0 or stage.params:
-            params[f"{stage.site}_variant"] = variant_place(registry.get(stage.reducer), _own(stage))
+            place = variant_place(registry.get(stage.reducer), _own(stage))
+            if place is None:
+                return None
+            params[f"{stage.site}_variant"] = place
     params = {name: value for name, value in params.items() if name in space.distributions}
     try:
         _place(space, policy, params)

@@ -106,6 +106,13 @@ class Bed:
         """What lies between the measured policies."""
         return Surrogate(self.policies, self.costs, self.correct)
 
+    def tokens(self, share: float) -> str:
+        """Return how many visual tokens of the first request's images a budget stands for."""
+        request = self.space.workload.requests[0]
+        return str(
+            round(share * self.space.full.visual_tokens(request.width, request.height, request.images))
+        )
+
     def identity(self, policy: Policy) -> tuple[object, ...]:
         """Return what the policy does to the workload's images, in tokens."""
         space = self.space

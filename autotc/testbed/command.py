@@ -20,7 +20,8 @@ from autotc.errors import SpecError
 from autotc.export import write_text
 from autotc.proxies import proxy_folder
 from autotc.search.space import Space
-from autotc.testbed import lattice, page, picture, simulate
+from autotc.testbed import ablation_page, lattice, page, picture, simulate
+from autotc.testbed.ablation import ablate
 from autotc.testbed.bed import Bed
 from autotc.testbed.measure import BedScenes, Measured, measure
 from autotc.testbed.study import study
@@ -153,11 +154,52 @@ def compare(
 def write(found: dict[str, Any], out: Path) -> None:
     """Write the page, the picture and the figures into a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("autotc", "optuna", "numpy"))
-    made = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
+    made = _made("optuna", "numpy")
     picture.write(found, out / "search.png")
     write_text(out / "README.md", page.write(found, "search.png", made))
     write_text(out / "results.json", json.dumps(found, indent=1) + "\n")
+
+
+def ablation(
+    out: Path, model: str, seeds: int, evaluations: int, examples: int, threads: int | None, say: Say
+) -> dict[str, Any]:
+    """Return what each freedom of a policy is worth; see `ablate`.
+
+    Args:
+        out: folder of the test-bed.
+        model: alias of the full model.
+        seeds, evaluations: searches of each step, and what each may use.
+        examples: of the held-out split, that picks are run on.
+        threads: of torch.
+        say: called with a line of progress.
+    """
+    from autotc.evaluate import Evaluator
+
+    bed, (space, folder, _, _) = load(out, model), files(out, model)
+    evaluator = Evaluator(folder, BedScenes(), threads=threads)
+    return ablate(
+        bed,
+        seeds,
+        evaluations,
+        lambda policy: evaluator.evaluate(space.to_evaluated(policy), "held-out", examples),
+        say,
+    )
+
+
+def write_ablation(found: dict[str, Any], out: Path) -> None:
+    """Write the page, the picture and the figures into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    ablation_page.draw(found, out / "ablation.png")
+    write_text(
+        out / "ablation.md", ablation_page.write(found, "ablation.png", _made("torch", "transformers"))
+    )
+    write_text(out / "ablation.json", json.dumps(found, indent=1) + "\n")
+
+
+def _made(*packages: str) -> str:
+    """Return the hardware and the versions of packages in one line."""
+    named = ", ".join(f"{name} {version(name)}" for name in ("autotc", *packages))
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {named}"
 
 
 @contextmanager

@@ -58,8 +58,8 @@ def study(bed: Bed, courses: Sequence[Course], evaluations: int) -> dict[str, An
         "evaluations": evaluations,
         "seeds": len({c.seed for c in courses}),
         "areas": {"presets": floor, "best": best, "unit": "accuracy x TFLOP per 1,000 requests (exact)"},
-        "best_at": {_tokens(bed, s): v for s, v in best_held.items()},
-        "presets_at": {_tokens(bed, s): best_at(base, c) for s, c in bed.limits.items()},
+        "best_at": {bed.tokens(s): v for s, v in best_held.items()},
+        "presets_at": {bed.tokens(s): best_at(base, c) for s, c in bed.limits.items()},
         "surrogate": {**vars(agreement), "scales": list(bed.surrogate.scales)},
         "strategies": [
             _strategy(name, own, bed, base, best_held, floor, best, evaluations, reached[name])
@@ -87,7 +87,7 @@ def _strategy(
         values = np.array(
             [best_held[share] - best_at(base + c.found if c.found else base, limit) for c in courses]
         )
-        regret[_tokens(bed, share)], errors[_tokens(bed, share)] = _number(values.mean()), _stderr(values)
+        regret[bed.tokens(share)], errors[bed.tokens(share)] = _number(values.mean()), _stderr(values)
     grid = np.linspace(0, evaluations, 41)
     curves = np.array([_curve(c, floor, best, grid) for c in courses])
     return {
@@ -154,11 +154,6 @@ def _ratios(reached: Mapping[str, np.ndarray], evaluations: int) -> list[dict[st
         ratio = float(mine.mean() / max(1.0, theirs.mean()))
         found.append({"rival": name, "ratio": ratio, "low": float(low), "high": float(high)})
     return found
-
-
-def _tokens(bed: Bed, share: float) -> str:
-    request = bed.space.workload.requests[0]
-    return str(round(share * bed.space.full.visual_tokens(request.width, request.height, request.images)))
 
 
 def _stderr(values: np.ndarray) -> float | None:

@@ -66,7 +66,7 @@ def features(policy: Policy) -> Features:
             settings[stage.site, stage.reducer, name, str(value)] = 1.0
         before = now
     width = math.sqrt(len(DEPTHS))
-    found["alive"] = {**alive, **{d: value / width for d, value in decoder.items()}}
+    found["alive"] = dict[object, float](alive) | {d: value / width for d, value in decoder.items()}
     found["settings"]["positions"] = float(policy.positions == "compact")
     return found
 
