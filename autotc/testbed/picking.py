@@ -58,12 +58,12 @@ def searched(seen: Evidence) -> np.ndarray:
 
 
 def looked_at_again(seen: Evidence) -> np.ndarray:
-    """Quality on other examples, of the front of the search and what lies behind it: as live studies choose."""
+    """Quality on other examples, of the front of the search and what lies behind it."""
     return _of_candidates(seen, seen.selection.mean(1))
 
 
 def pooled(seen: Evidence) -> np.ndarray:
-    """Quality on all examples, of the same candidates."""
+    """Quality on all examples, of the same candidates: as live studies choose (`autotc.picking`)."""
     return _of_candidates(seen, seen.both.mean(1))
 
 

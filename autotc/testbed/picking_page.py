@@ -8,7 +8,7 @@ WORDS = {
     "search": "highest on the search's examples",
     "selection": "highest on other examples (of the front of the search and what lies behind it, at most 12)",
     "one-se": "cheapest within one standard error of the next line's",
-    "pooled": "highest on both together (of the same 12)",
+    "pooled": "highest on both together (of the same 12), which fronts and `autotc export` go by",
     "shrunk": "the same, drawn to the average at its cost (empirical Bayes)",
 }
 
