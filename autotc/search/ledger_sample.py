@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Engine, func, insert, select, text
 
 from autotc.search._ledger import Ledger
+from autotc.search.strategies.default import DRAWN_MARK
 from autotc.store.sample import Made
 
 
@@ -65,11 +66,12 @@ def add_history(ledger: Ledger, made: Sequence[Made], distributions: Mapping[str
             if m.state != "running"
             for name, value in m.violations.items()
         ]
+        attributes = [{"trial_id": i, "key": DRAWN_MARK, "value_json": "true"} for i, _ in both]
         tables = (
             (models.TrialModel, trials),
             (models.TrialParamModel, params),
             (models.TrialValueModel, values),
-            (models.TrialSystemAttributeModel, constraints),
+            (models.TrialSystemAttributeModel, [*constraints, *attributes]),
         )
         for model, rows in tables:
             if rows:

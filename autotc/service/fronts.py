@@ -14,7 +14,8 @@ from autotc.tables.fronts import FrontView
 STUDIES = 16  # whose trials are remembered, those asked for last
 LIMITS = 64  # fronts of a study that are remembered
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 Limits = tuple[float | None, str | None]
 
 

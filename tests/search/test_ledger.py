@@ -154,6 +154,30 @@ def test_points_to_start_from_come_first_and_once(url: str, ledger: Ledger) -> N
     other.close()
 
 
+def test_trials_of_other_workers_are_in_memory_as_they_are(url: str) -> None:
+    one, other = opened(url, workers=2), opened(url, workers=2)
+    for total in (3, 6, 9):
+        mine = [one.ask(SPACE, total), one.ask(SPACE, total)]
+        theirs = other.ask(SPACE, total)
+        assert theirs is not None and all(mine)
+        one._copy(one.study.get_trials(deepcopy=False))
+        running = [t for t in one._memory.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        assert [t.params for t in running] == [t.params for t in (*mine, theirs) if t is not None]
+        for i, trial in enumerate((theirs, *mine)):
+            assert trial is not None
+            other.tell(other.handle(trial._get_latest_trial()), (0.1 * i, 9.0 - i), {"failed": i - 1.0})
+    one._copy(one.study.get_trials(deepcopy=False))
+    told = [t for t in one._memory.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    stored = one.study.get_trials()
+    assert len(told) == len(stored) == 9
+    assert [(t.params, t.values, t.constraints) for t in told] == [
+        (t.params, t.values, t.constraints) for t in stored
+    ]
+    assert one._open == {}
+    one.close()
+    other.close()
+
+
 @pytest.mark.parametrize("name", samplers.NAMES)
 def test_the_next_proposal_does_not_depend_on_what_the_process_did_before(tmp_path: Path, name: str) -> None:
     """Every seventh trial in a new process; beyond random ones, and for nsga2 into the third generation of children."""
