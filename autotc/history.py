@@ -35,7 +35,7 @@ class History:
     @property
     def text(self) -> str:
         """Which volume, in words."""
-        corners = (", ".join(f"{k} {v:.4g}" for k, v in c.items()) for c in (self.reference, self.ideal))
+        corners = (", ".join(f"{k} {_short(v)}" for k, v in c.items()) for c in (self.reference, self.ideal))
         word = "area" if len(self.reference) == 2 else "volume"
         return "{} between ({}) and ({}), front on the search examples".format(word, *corners)
 
@@ -86,3 +86,7 @@ def history(
         [int(m.trial) for m in trials],
         [float(v) / whole for v in volumes],
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autotc.export import BASELINES, Member, front
 from autotc.figures import Mark, Role
 from autotc.metrics import OBJECTIVES
-from autotc.pareto import hypervolume_history, non_dominated
+from autotc.pareto import non_dominated
 from autotc.policy import Number
 from autotc.recommend import Recommendation, recommend
 from dashboard import words
@@ -145,22 +145,6 @@ def cost(of: Member, counts: str = "exact") -> float:
     """Return a member's TFLOP per 1,000 requests by a convention, infinite where it is not stored."""
     found = of.number(f"tflops_{counts}")
     return float("inf") if found is None else found.value
-
-
-def history(view: StudyView) -> list[float]:
-    """Return how much of the plane the front covers after each trial: the area between the front on the search split
-    and the corner of quality 0 at the uncompressed model's exact cost, as a share of that model's rectangle.
-    """
-    corner = view.uncompressed.number("tflops_exact") if view.uncompressed else None
-    points = []
-    for m in view.members.values():
-        quality, cost = m.number("quality", "search"), m.number("tflops_exact")
-        if not m.reference and quality and cost:
-            points.append([quality.value, cost.value])
-    if corner is None or not points:
-        return []
-    area = hypervolume_history(points, (0.0, corner.value), maximise=(True, False))
-    return [float(a) for a in area / corner.value]
 
 
 def neighbours(view: StudyView, chosen: Picked, name: str) -> list[str]:

@@ -111,7 +111,9 @@ class TeamStudy(Study):
                 with held(store, mine.id, self.worker, self.lease_s):
                     self._reference(mine.id, ids[mine.id][0])
         full = next(id_ for id_, (_, policy) in ids.items() if not policy.stages)
-        session.search_n = examples_of(store.trial(full), self.spec)
+        plain = store.trial(full)
+        self._refuse_missing(plain)
+        session.search_n = examples_of(plain, self.spec)
         return True
 
     def _close(self, state: str) -> bool:

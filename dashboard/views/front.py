@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from autotc import charts, figures
+from autotc.history import history
 from dashboard import data, front_panels, fronts, parts
 from dashboard.data import Axis, StudyView
 
@@ -60,7 +61,10 @@ st.title("Front")
 view, counts, other, x, y = front_panels.controls()
 page(view, counts, other, x, y)
 with st.expander("How the search went", icon=":material/trending_up:"):
-    figure = figures.dressed(
-        charts.hypervolume_history(fronts.history(view), "share of the plane covered"), 240, parts.dark()
-    )
-    parts.plot(figure, "history", "Hypervolume after each trial")
+    covered = history(list(view.members.values()), view.objectives)
+    if covered is None:
+        st.caption("No trial has been measured yet.")
+    else:
+        figure = figures.dressed(charts.hypervolume_history(covered.share), 240, parts.dark())
+        parts.plot(figure, "history", "Hypervolume after each trial")
+        st.caption(f"Share that is covered of the {covered.text}. Still rising: more trials may find more.")
