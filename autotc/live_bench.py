@@ -27,7 +27,7 @@ def bench_live(
     strategies: Sequence[str],
     seeds: int,
     options: dict[str, Any],
-    storage: str,
+    storage: str | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Run each strategy with each seed as a study of its own; those that are stored already are only read.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autotc.apply import check
 from autotc.cost import estimate, floor_cost, full_cost
 from autotc.errors import SpecError, UnsupportedError
-from autotc.policy import LAYERED, Policy
+from autotc.policy import LAYERED, Policy, Stage
 from autotc.reducer import make_reducer
 from autotc.reducer import reducers as registry
 from autotc.search._dimensions import proposal_depths, variant, variant_place, variants
@@ -213,3 +213,15 @@ def test_layered_sites_only_have_layers() -> None:
     for _ in range(20):
         for stage in here.decode(point(here, rng)).policy.stages:
             assert (stage.layer is not None) == (stage.site in LAYERED)
+
+
+def test_parameters_that_the_space_does_not_vary_so_are_no_point_of_it() -> None:
+    """A variant changes one parameter of a reducer; a recipe may set several, or other values."""
+    here = Space(FULL, PROXY, VQA, 800.0, check=accept)
+    recipe = dict(references(here))["fastervlm"]
+    assert encode(here, recipe) is not None
+    late = Stage(site="decoder", layer=14, reducer="fastv", keep=0.1)
+    for params, point in ({"contextual": 0.5}, True), ({"contextual": 0.123}, False):
+        first = Stage(site="projector", reducer="visionzip", keep=0.3, params=params)
+        several = recipe.model_copy(update={"stages": (first, late)})
+        assert (encode(here, several) is not None) == point
