@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from autotc.errors import DataError, SpecError
 from autotc.search import on_ray
@@ -22,8 +23,6 @@ from autotc.search.study import Progress, Result, Study, open_ledger
 from autotc.store import Store
 from tests.search import ray_setting
 from tests.search.test_study import SETTING, SPEC
-
-ray = pytest.importorskip("ray")
 
 SMALL = SPEC.model_copy(update={"trials": 6, "examples": 32, "reducers": ("divprune", "fastv")})
 
