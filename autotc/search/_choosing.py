@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autotc.metrics import OBJECTIVES, Metric
 from autotc.policy import Policy
 from autotc.search.space import Space
-from autotc.search.strategies import Proposed, Seen, make
+from autotc.search.strategies import Proposed, Seen, calibrated_on, make
 
 _POLICY = "autotc:policy"
 _CONSTRAINTS = (
@@ -37,6 +37,16 @@ class Chooser:
         self._objectives = tuple(objectives)
         self._known: dict[int, Seen] = {}  # a trial that was told never changes
         self._ordered = strategy != "default"  # which may share a study with other workers
+
+    @property
+    def note(self) -> str | None:
+        """What the strategy rests on besides its trials, one line."""
+        n = calibrated_on(self._strategy)
+        return (
+            f"The strategy rests on {n} more runs of an example, made beforehand: autotc bench attention"
+            if n
+            else None
+        )
 
     def __call__(
         self, trials: Sequence[FrozenTrial], start: Mapping[str, Any] | None = None

@@ -211,7 +211,8 @@ class Study:
         self._report = Report(self._session)
         self._board = Board(objectives=self._session.objectives)
         if spec.compared:  # a space that the strategy cannot search is refused before anything runs
-            Chooser(spec.strategy, self.space, spec.seed, self._session.objectives)
+            chooser = Chooser(spec.strategy, self.space, spec.seed, self._session.objectives)
+            self._session.notes += [chooser.note] if chooser.note else []
 
     @cached_property
     def power(self) -> str:

@@ -46,7 +46,8 @@ def record(
         model.set_attn_implementation(before)
     tokens = np.array([row.shape[-1] for row in rows])
     padded = [np.pad(row, ((0, 0), (0, 0), (0, tokens.max() - row.shape[-1]))) for row in rows]
-    return Attention(*np.stack(padded, 1), tokens, on)
+    cross, own = np.stack(padded, 1)
+    return Attention(cross, own, tokens, on)
 
 
 @torch.inference_mode()

@@ -203,8 +203,17 @@ def _open(
         first.setdefault(name, k)
     order = {name: rank for rank, name in enumerate(first)}  # images are numbered as they are met
     if old is None:
-        nothing = np.zeros((0, 0), bool), np.zeros((0, 0), np.uint8), np.full((0, MAX_STAGES), np.nan)
-        old = Measured(fingerprint(()), task, on, np.zeros(0, np.int32), *np.zeros((2, 0), bool), *nothing)
+        old = Measured(
+            policies=fingerprint(()),
+            task=task,
+            on=on,
+            image=np.zeros(0, np.int32),
+            full=np.zeros(0, bool),
+            blind=np.zeros(0, bool),
+            correct=np.zeros((0, 0), bool),
+            state=np.zeros((0, 0), np.uint8),
+            kept=np.zeros((0, MAX_STAGES)),
+        )
     return replace(
         old.room(policies, examples),
         image=np.array([order[name] for name in image.tolist()], np.int32),

@@ -11,8 +11,8 @@ spread over those of the study in the place of one target.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -57,8 +57,9 @@ def fit(
     Returns:
         How many tokens each layer deleted, (S, L), and whether the budget was met.
     """
-    deleted = np.zeros(masses.shape[:2], int)
-    for layer in range(deleted.shape[1]):
+    count, layers, _ = masses.shape
+    deleted = np.zeros((count, layers), int)
+    for layer in range(layers):
         if within(deleted):
             return deleted, True
         for i, sample in enumerate(samples):
@@ -133,7 +134,7 @@ class FitPrune(Replayed):
         """See `Replayed`."""
         tried: set[str] = set()
         repeated = 0
-        for i in count():
+        for i in itertools.count():
             policy = self.recipe(self._layers.budget(1 - (i * GOLDEN) % 1.0))
             if not policy.stages or policy.id in tried:
                 repeated += 1

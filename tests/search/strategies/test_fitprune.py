@@ -12,6 +12,7 @@ from autotc.errors import SpecError
 from autotc.policy import map_depth
 from autotc.processing import load_model
 from autotc.proxies import proxy_folder
+from autotc.search._choosing import Chooser
 from autotc.search.strategies import attention as file
 from autotc.search.strategies import calibrated_on, make
 from autotc.search.strategies.attention import Attention, attention_of
@@ -69,6 +70,12 @@ def test_instrumented_forwards_are_charged() -> None:
     assert calibrated_on(make("greedy", space(), 0)) == 0
     course = simulate.run(bed(), "fitprune", 0, 700)
     assert course.evaluations[0] in (EXAMPLES, EXAMPLES + 256) and course.evaluations[-1] <= 700
+
+
+def test_a_study_says_what_was_run_beforehand() -> None:
+    assert Chooser("greedy", space(), 0).note is None
+    note = Chooser("fitprune", space(), 0).note
+    assert note == "The strategy rests on 6 more runs of an example, made beforehand: autotc bench attention"
 
 
 def test_what_the_proxies_ship_is_what_is_measured() -> None:
