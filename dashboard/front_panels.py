@@ -144,4 +144,5 @@ def card(view: StudyView, chosen: Picked, name: str, limit: float | None, counts
         query = fronts.link(view, name, limit, counts)
         st.page_link(parts.POLICY, label="Look at it", icon=":material/description:", query_params=query)
         st.page_link(parts.SEES, label="What it sees", icon=":material/visibility:", query_params=query)
-    parts.verdict(why)
+    if not why.recommended:  # else it stands below the chart, which shall be seen beside the policy
+        parts.verdict(why)

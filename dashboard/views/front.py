@@ -47,6 +47,8 @@ def page(view: StudyView, counts: str, other: str | None, x: Axis, y: Axis) -> N
         on_select="rerun",
         selection_mode="points",
     )
+    if name is not None and (why := fronts.why(view, chosen, name)).recommended:
+        parts.verdict(why)
     st.caption(
         "Click a point or a line of the table to select its policy. Quality is measured on "
         f"{parts.plain(view.row.evaluated_on)}, {chosen.split} split (trials not confirmed there: search split, where "

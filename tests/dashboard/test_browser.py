@@ -116,6 +116,7 @@ def test_from_the_front_to_a_policy_and_back(browser: Any, server: str, small: s
     place = page.evaluate(
         """key => {
             const plot = document.querySelector('.js-plotly-plot');
+            plot.scrollIntoView({block: 'center'});
             for (const trace of plot._fullData) {
                 const i = (trace.customdata || []).findIndex(c => c[0] === key);
                 if (i >= 0) {
@@ -127,6 +128,8 @@ def test_from_the_front_to_a_policy_and_back(browser: Any, server: str, small: s
         }""",
         other,
     )
+    page.mouse.move(*place)
+    page.wait_for_selector(".js-plotly-plot .hovertext")  # a click before that finds no point
     page.mouse.click(*place)
     page.wait_for_url(re.compile(f"trial={other}(&|$)"))
     settled(page)
