@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from autotc.cli.options import Json, print_json, say
 
-Out = Annotated[Path | None, typer.Option("--out", help="Also write the result there, as JSON.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder that also gets the result as JSON, and a page over all results."),
+]
 
 
 def bench_store(
@@ -36,13 +38,14 @@ def bench_store(
     from autotc import running
     from autotc.search.spec import SearchSpec
     from autotc.search.study import Study
-    from autotc.service import bench
+    from autotc.service import bench, page
     from autotc.store import Store
 
     spec = SearchSpec(model="qwen2.5-vl", max_tflops=800)
     space = Study(spec, Store("sqlite://", check=False), running.prepare(spec)).space
     found = bench.run(storage, trials, repeats, space, say)
-    _written(found, out)
+    if out is not None:
+        page.write(out, f"store-{found['database'].split()[0]}", found)
     if as_json:
         print_json(found)
         return
@@ -51,7 +54,7 @@ def bench_store(
         f"{found['database']}: {found['trials']:,} trials of {found['parameters']} parameters, written in "
         f"{found['fill_s']:,.0f} s; load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after\n"
     )
-    typer.echo(bench.table(found), nl=False)
+    typer.echo(page.steps(found), nl=False)
 
 
 def bench_api(
@@ -67,10 +70,11 @@ def bench_api(
 
     Exit code 1 when an answer was an error.
     """
-    from autotc.service import load
+    from autotc.service import load, page
 
     found = load.run(trials, seconds, rate, say)
-    _written(found, out)
+    if out is not None:
+        page.write(out, "api", found)
     if as_json:
         print_json(found)
     else:
@@ -93,10 +97,3 @@ def bench_api(
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:,.1f} ms"
-
-
-def _written(found: dict[str, Any], out: Path | None) -> None:
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        say(f"wrote {out}")

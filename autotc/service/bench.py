@@ -235,29 +235,3 @@ def _step(what: str, size: int, times: list[_Time], bar: float | None = None) ->
         "n": len(times),
         "bar_s": bar,
     }
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """Write a run as a Markdown table: p50 / p99 by stored trials, and the largest against the smallest study."""
-    sizes = sorted({s["trials"] for s in found["steps"]})
-    by = {(s["step"], s["trials"]): s for s in found["steps"]}
-    head = [f"{n:,} trials" for n in sizes]
-    lines = [
-        f"| ms, p50 / p99 | {' | '.join(head)} | {sizes[-1]:,} : {sizes[0]:,} |",
-        "|---|" + "---:|" * (len(sizes) + 1),
-    ]
-    for what in dict.fromkeys(s["step"] for s in found["steps"]):
-        row = [by[what, n] for n in sizes]
-        ratio = row[-1]["cpu_s"] / max(row[0]["cpu_s"], 1e-9)
-        lines.append(f"| {what} | {' | '.join(map(_written, row))} | x {ratio:,.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def _written(step: Step) -> str:
-    times = (
-        f"{1000 * step['p50_s']:,.0f} / {1000 * step['p99_s']:,.0f}"
-        if step["n"] > 1
-        else f"{1000 * step['p50_s']:,.0f}"
-    )
-    bar = "" if step["bar_s"] is None else f" (bar {1000 * step['bar_s']:,.0f})"
-    return f"{times}; cpu {1000 * step['cpu_s']:,.0f}{bar}"

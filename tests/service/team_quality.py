@@ -1,6 +1,6 @@
 """Is a front that four workers find together as good as that of one with as many trials? On a known truth.
 
-    python -m tests.service.team_quality --seeds 8 --out studies/service/team.json
+    python -m tests.service.team_quality --seeds 8 --out studies/service
 
 Worker threads share a database and nothing else; each evaluation takes a moment, so that they propose side by side.
 """
@@ -22,6 +22,7 @@ from autotc.environment import environment
 from autotc.pareto import hypervolume
 from autotc.search.study import Setting
 from autotc.search.team import TeamStudy
+from autotc.service import page
 from autotc.store import Store
 from tests.fakes import FULL, PROXY, FakeEvaluator, accept, true_quality
 from tests.search.test_study import SPEC, VQA
@@ -74,9 +75,9 @@ def main() -> None:
     parser.add_argument(
         "--delay", type=float, default=0.3, help="seconds of an evaluation beside other workers"
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="folder of the page")
     given = parser.parse_args()
-    runs = []
+    runs, before = [], os.getloadavg()
     for seed in range(given.seeds):
         for workers in (1, 4):
             runs.append(run(workers, seed, given.delay if workers > 1 else 0.0))
@@ -92,11 +93,10 @@ def main() -> None:
         "stderr": float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
         "spread_of_one": float(one.std(ddof=1)) if n > 1 else None,
         "environment": environment(),
-        "load": os.getloadavg(),
+        "load": {"before": before, "after": os.getloadavg()},
     }
     if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        page.write(given.out, "team", found)
     print(json.dumps({k: v for k, v in found.items() if k != "runs"}, indent=1))
 
 
