@@ -73,7 +73,7 @@ def test_a_strategy_that_has_nothing_more_to_try_says_so(
     assert not enough.exhausted and enough.as_dict()["exhausted"] is False
 
 
-@pytest.mark.parametrize("name", ["nsga2", "evolution", "greedy", "sobol", "p-sigmoid"])
+@pytest.mark.parametrize("name", ["default", "nsga2", "evolution", "greedy", "sobol", "p-sigmoid"])
 def test_a_study_that_goes_on_proposes_what_it_would_have(tmp_path: Path, name: str) -> None:
     found: list[list[str]] = []
     for steps in ((20,), (7, 20)):
