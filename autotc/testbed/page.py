@@ -61,7 +61,8 @@ def write(found: dict[str, Any], picture: str, made: str) -> str:
         "Drawn answers of two close policies differ more than real ones would, so racing stops fewer of them.",
         "",
         "Published strategies run as reconstructions of their papers, and only as far as a score on examples can tell: "
-        "see `autotc/search/strategies/`. Fits to attention or hidden states need a model and are not in this table. "
+        "see `autotc/search/strategies/`. Fits to hidden states need a model and are not in this table; `fitprune` "
+        "fits attention that was measured once (`autotc bench attention`), and is charged the examples of that. "
         "What a live study with the same strategy does: `autotc search --strategy NAME`.",
         "",
         f"Made by `autotc bench testbed` and `autotc bench search`; {made}.",
