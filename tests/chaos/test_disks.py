@@ -21,11 +21,11 @@ WAIT = "the database is away, waiting"
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own; only an administrator can make one."""
+    """A small disk of its own, with room for several logs that SQLite keeps; only an administrator can make one."""
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "autotc-test", str(place)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "autotc-test", str(place)], capture_output=True, text=True
     )
     if made.returncode != 0:
         pytest.skip(f"no disk of the test's own: {made.stderr.strip()}")
