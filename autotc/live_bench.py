@@ -12,6 +12,7 @@ import numpy as np
 
 from autotc.errors import SpecError
 from autotc.export import write_text
+from autotc.picking import decisive
 from autotc.running import prepare
 from autotc.search.spec import SearchSpec
 from autotc.search.study import Member, Result, Study
@@ -78,7 +79,7 @@ def bench_live(
 
 
 def _scored(study: Study, result: Result, store: Store) -> dict[str, Any]:
-    """Return what a study found, picked by its selection examples and scored by the held-out ones."""
+    """Return what a study found, picked as `front` does and scored by the held-out examples."""
     space = study.space
     references, front = _candidates(result.references), _candidates(result.front)
     limits = {t: budget(space.full, space.workload, t, "exact") for t in SHARES}
@@ -99,7 +100,8 @@ def _scored(study: Study, result: Result, store: Store) -> dict[str, Any]:
 def _candidates(members: Sequence[Member]) -> Candidates:
     found = []
     for member in members:
-        picking, held = member.number("quality", "selection"), member.number("quality", "held-out")
+        picking = decisive(member.number, "quality", "selection")
+        held = member.number("quality", "held-out")
         if member.policy.stages and picking is not None and held is not None:
             found.append((float(member.costs["tflops_exact"]), picking.value, held.value))
     rows = np.array(found).reshape(-1, 3)
