@@ -363,9 +363,7 @@ class Loop:
         else:  # another worker took this one for dead and was faster: the first result counts, and is told
             session.forget(trial_id, "search")
         with session.clock.part("store"):
-            self._take(patiently(lambda: session.store.trial(trial_id)))
-            if session.spec.workers > 1:
-                patiently(self.refresh)
+            patiently(self.refresh)
 
     def _report(self) -> None:
         clock, spec = self.session.clock, self.session.spec

@@ -20,6 +20,7 @@ its own:
     autotc bench api --out studies/service
     python -m tests.service.team_quality --out studies/service
 
+Smaller runs (`--trials`, `--seconds`, `--rate`, `--seeds`) write here too: the headings say what was run.
 Times are of the wall clock, p50 / p99; *cpu* is the median processor time of the asking process, which other load on
 the machine changes little. Where the load average is above the number of cores, other programs had most of the machine.
 """
