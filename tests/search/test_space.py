@@ -221,7 +221,7 @@ def test_parameters_that_the_space_does_not_vary_so_are_no_point_of_it() -> None
     recipe = dict(references(here))["fastervlm"]
     assert encode(here, recipe) is not None
     late = Stage(site="decoder", layer=14, reducer="fastv", keep=0.1)
-    for params, point in ({"contextual": 0.5}, True), ({"contextual": 0.123}, False):
+    for params, varied in ({"contextual": 0.5}, True), ({"contextual": 0.123}, False):
         first = Stage(site="projector", reducer="visionzip", keep=0.3, params=params)
         several = recipe.model_copy(update={"stages": (first, late)})
-        assert (encode(here, several) is not None) == point
+        assert (encode(here, several) is not None) == varied
