@@ -200,13 +200,15 @@ def the_front_is_the_front(it: Finished) -> Complaints:
     if len(fronts) != 1:
         yield f"{len(fronts)} fronts were published"
         return
-    first: dict[str, tuple[float, float, TrialRow]] = {}
+    first: dict[str, tuple[int, float, TrialRow]] = {}
     for row in it.trials:
         searched, quality = row.number_of("quality", "search"), row.number_of("quality", "selection")
         whole = searched is not None and (searched.n or 0) >= it.spec.examples
         within = row.state == "complete" and max(row.violations.values(), default=0) <= 0
-        if whole and within and quality is not None:
-            first.setdefault(row.policy.id, (quality.value, row.costs.get("tflops_exact", math.nan), row))
+        if whole and within and searched is not None and quality is not None:
+            # of all examples looked at before held-out, those of both splits: the right answers
+            right = sum(round(q.value * (q.n or 0)) for q in (searched, quality))
+            first.setdefault(row.policy.id, (right, row.costs.get("tflops_exact", math.nan), row))
     points = list(first.values())
     on = [
         row
@@ -216,7 +218,9 @@ def the_front_is_the_front(it: Finished) -> Complaints:
     ]
     members = fronts[0].members
     if {m.trial_id for m in members} != {row.id for row in on}:
-        yield f"published {sorted(m.trial_id for m in members)}, computed {sorted(row.id for row in on)}"
+        where = {row.id: (right, cost) for right, cost, row in points}
+        published = {m.trial_id: where.get(m.trial_id) for m in members}
+        yield f"published {published}, computed {[(row.id, where[row.id]) for row in on]}"
     now = {row.id: row for row in it.rows}
     for member in members:
         row = now[member.trial_id]
