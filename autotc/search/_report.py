@@ -16,7 +16,6 @@ from autotc.search.objectives import COST, QUALITY, point
 from autotc.store import TrialRow
 
 MOST_CANDIDATES = 12
-MOST_MEMBERS = 24
 FIRST = ("uncompressed", *BASELINES)
 PRESETS_ON_SELECTION = 4  # the likeliest rivals; the other presets follow while there is time
 MOST_OF_TIME = 0.6
@@ -42,7 +41,7 @@ class Report:
     def reserve_s(self, board: Board) -> float:
         """Return the seconds that selection and held-out are expected to take."""
         spec, clock = self.session.spec, self.session.clock
-        front = min(MOST_MEMBERS, board.on_front())
+        front = min(MOST_CANDIDATES, board.on_front())
         candidates = min(MOST_CANDIDATES, front + 2)
         runs = (candidates + len(FIRST) + PRESETS_ON_SELECTION) * spec.selection_examples
         runs += (front + len(FIRST) + 1) * spec.heldout_examples
@@ -83,14 +82,14 @@ class Report:
         return found
 
     def _apart(self, layer: list[TrialRow]) -> list[TrialRow]:
-        """Return at most `MOST_MEMBERS` of a front: with many objectives nearly every trial is on it."""
-        if len(layer) <= MOST_MEMBERS:
+        """Return at most `MOST_CANDIDATES` of a front, which has more when many trials hold the steps between its best."""
+        if len(layer) <= MOST_CANDIDATES:
             return layer
         self.session.notes.append(
-            f"{len(layer)} trials are on the front of the search examples; the {MOST_MEMBERS} that lie farthest apart "
+            f"{len(layer)} trials are on the front of the search examples; the {MOST_CANDIDATES} that lie farthest apart "
             "are confirmed on other examples."
         )
-        return [layer[i] for i in spread_out(self._points(layer, "search"), MOST_MEMBERS)]
+        return [layer[i] for i in spread_out(self._points(layer, "search"), MOST_CANDIDATES)]
 
     def front(self, rows: Sequence[TrialRow]) -> list[TrialRow]:
         """Return the front on selection (on search before that), within the limits, cheapest first."""
