@@ -82,12 +82,12 @@ class Report:
         return found
 
     def _apart(self, layer: list[TrialRow]) -> list[TrialRow]:
-        """Return at most `MOST_CANDIDATES` of a front, which has more when many trials hold the steps between its best."""
+        """Return at most `MOST_CANDIDATES` of a front, those that lie farthest apart."""
         if len(layer) <= MOST_CANDIDATES:
             return layer
         self.session.notes.append(
-            f"{len(layer)} trials are on the front of the search examples; the {MOST_CANDIDATES} that lie farthest apart "
-            "are confirmed on other examples."
+            f"{len(layer)} trials are on the front of the search examples; the {MOST_CANDIDATES} that lie farthest "
+            "apart are confirmed on other examples."
         )
         return [layer[i] for i in spread_out(self._points(layer, "search"), MOST_CANDIDATES)]
 
