@@ -20,6 +20,7 @@ STUDIES, TRIALS = 20, 500
 BARS = {
     "first page, cold": 3.0,
     "first page, warm": 1.0,
+    "first page, same visitor": 1.0,
     "moving the budget slider": 0.3,
     "front of 10,000 x 3": 0.2,
 }
