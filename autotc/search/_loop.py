@@ -13,21 +13,21 @@ from optuna.trial import FrozenTrial, Trial
 from autotc._outcomes import Outcomes
 from autotc.device.gauge import MEASURED, Gauged
 from autotc.policy import Number, Policy
-from autotc.search import _fidelity, samplers
+from autotc.search import _fidelity
 from autotc.search._choosing import Chooser, policy_of
 from autotc.search._dimensions import counts
 from autotc.search._fidelity import Sight
 from autotc.search._ledger import Ledger, age_s
-from autotc.search._patience import held
+from autotc.search._patience import beating, held
 from autotc.search._racing import dominated, gap
 from autotc.search._session import SURVIVABLE, Board, Entry, Session
 from autotc.search.objectives import FAILED, QUALITY, broken, point, told
 from autotc.search.plateau import Gain, Plateau
+from autotc.search.strategies.spread import budget_place
 from autotc.store import TrialRow
 
 ORPHAN_S = 10.0  # a trial without a policy is adopted when its asker has been silent for so long
 POLL_S = 0.2
-GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fill [0, 1] evenly at any count
 
 
 class Loop:
@@ -353,7 +353,8 @@ class Loop:
         patiently = session.patiently
         given = {"environment": session.environment, **done}
         finish = partial(session.store.finish_trial, trial_id, costs=costs, violations=violations, **given)
-        with session.clock.part("store"):
+        renew = partial(session.store.renew, trial_id, self.worker, self.lease_s)
+        with session.clock.part("store"), beating(renew, self.lease_s):  # while the database is away
             kept = patiently(finish)
         if kept:
             with session.clock.part("tell"):
@@ -374,11 +375,6 @@ class Loop:
             left = max(0, spec.trials - done) * mean / spec.workers + self._reserve_s(self.board)
             left = left if clock.left_s is None else min(left, clock.left_s)
         self.session.report("trials", done, spec.trials, left, self.board)
-
-
-def budget_place(seed: int, number: int) -> float:
-    """Return where in [0, 1) of the range of budgets the trial of a number lies."""
-    return (number * GOLDEN + samplers.trial_seed(seed, 0) / 2**32) % 1.0
 
 
 def _trace(trace: dict[str, Any]) -> dict[str, float]:

@@ -7,17 +7,18 @@ whole or not at all, once; what is added later may be added again with the same 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from autotc.errors import SpecError, StoreError
 from autotc.policy import Number, Policy
 from autotc.store import columns, engine, read, write
 from autotc.store.calibrations import Calibrations
 from autotc.store.jobs import Jobs
-from autotc.store.rows import FrontRow, LeaseRow, LookRow, StudyRow, TrialRow, split_policy
+from autotc.store.leases import Leases
+from autotc.store.rows import FrontRow, LookRow, StudyRow, TrialRow, split_policy
 from autotc.store.schema import (
     Cost,
     Front,
@@ -38,7 +39,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Store(Calibrations, Jobs):
+class Store(Calibrations, Jobs, Leases):
     """The database of studies.
 
     Args:
@@ -239,12 +240,6 @@ class Store(Calibrations, Jobs):
             write.outcomes(connection, trial_id, study_id, split, rows)
             write.count_change(connection, study_id, trial_id)
 
-    def _study_of(self, connection: Connection, trial_id: int) -> int:
-        found = connection.scalar(select(Trial.study_id).where(Trial.id == trial_id))
-        if found is None:
-            raise StoreError(f"{self.url_shown}: there is no trial with id {trial_id}")
-        return found
-
     def trials(
         self,
         study: str,
@@ -311,87 +306,6 @@ class Store(Calibrations, Jobs):
             return columns.to_columns([])
         with self._read() as connection:
             return read.outcomes(connection, trial_id, split)
-
-    # --- leases ---
-
-    def lease(self, trial_id: int, worker: str, seconds: float) -> bool:
-        """Take a running trial for some seconds; False when it is over, or another worker's lease on it still runs.
-
-        After the database was away, a lease that ran out meanwhile gets that time again: its worker could not renew it.
-        """
-        with self._write() as connection:
-            self._study_of(connection, trial_id)
-            # who finishes it at this moment goes first
-            state = select(Trial.state).where(Trial.id == trial_id).with_for_update()
-            if connection.scalar(state) != "running":
-                return False
-            now = engine.clock(connection)
-            expires = now + timedelta(seconds=seconds)
-            values = {"trial_id": trial_id, "worker": worker, "taken": now, "expires": expires}
-            made = engine.upsert(connection.dialect.name, Lease).values(**values)
-            over = now - timedelta(seconds=seconds if self._was_away(seconds) else 0.0)
-            free = (Lease.expires <= over) | (Lease.worker == worker)
-            change = {k: values[k] for k in ("worker", "taken", "expires")}
-            taken = made.on_conflict_do_update(index_elements=["trial_id"], set_=change, where=free)
-            return connection.execute(taken.returning(Lease.trial_id)).first() is not None
-
-    def renew(self, trial_id: int, worker: str, seconds: float) -> bool:
-        """Prolong an own lease; False when it is no longer held."""
-        with self._write() as connection:
-            own = update(Lease).where(Lease.trial_id == trial_id, Lease.worker == worker)
-            expires = engine.clock(connection) + timedelta(seconds=seconds)
-            return connection.execute(own.values(expires=expires)).rowcount == 1
-
-    def release(self, trial_id: int, worker: str) -> bool:
-        """Give an own lease back; False when it is no longer held."""
-        with self._write() as connection:
-            own = delete(Lease).where(Lease.trial_id == trial_id, Lease.worker == worker)
-            return connection.execute(own).rowcount == 1
-
-    def reap(self, longest_s: float | None = None) -> list[LeaseRow]:
-        """Remove the leases that ran out and return them; of several reapers each lease reaches only one.
-
-        Args:
-            longest_s: what seems to have longer to go is from before the clock was set back, and is cut to this; who
-                is alive renews it in time. After the database was away, leases that ran out get this much time again.
-        """
-        if not self._ready():
-            return []
-        with self._write() as connection:
-            over = now = engine.clock(connection)
-            if longest_s is not None:
-                over -= timedelta(seconds=longest_s if self._was_away(longest_s) else 0.0)
-                until = now + timedelta(seconds=longest_s)
-                connection.execute(update(Lease).where(Lease.expires > until).values(expires=until))
-                closing = update(Study).where(Study.closer_until > until)
-                connection.execute(closing.values(closer_until=until))
-            gone = delete(Lease).where(Lease.expires <= over)
-            rows = connection.execute(gone.returning(Lease.trial_id, Lease.worker, Lease.expires)).all()
-            return read.leases(connection, rows)
-
-    def release_all(self, worker: str) -> int:
-        """Give all leases of a worker back, the closing of studies included; return how many trials there were."""
-        with self._write() as connection:
-            closing = update(Study).where(Study.closer == worker)
-            connection.execute(closing.values(closer=None, closer_until=None))
-            return connection.execute(delete(Lease).where(Lease.worker == worker)).rowcount
-
-    def add_loss(self, trial_id: int) -> int:
-        """Count an evaluation process that ended while it ran a trial; return how many did so far."""
-        with self._write() as connection:
-            self._study_of(connection, trial_id)
-            more = update(Trial).where(Trial.id == trial_id).values(losses=Trial.losses + 1)
-            return int(connection.execute(more.returning(Trial.losses)).scalar_one())
-
-    def close_study(self, name: str, worker: str, seconds: float) -> bool:
-        """Take, or keep, the closing of a study for some seconds; False while another worker has it."""
-        with self._write() as connection:
-            study_id = self._study_id(connection, name)
-            now = engine.clock(connection)
-            free = Study.closer.is_(None) | (Study.closer_until <= now) | (Study.closer == worker)
-            mine = update(Study).where(Study.id == study_id, free)
-            until = now + timedelta(seconds=seconds)
-            return connection.execute(mine.values(closer=worker, closer_until=until)).rowcount == 1
 
     # --- looks and fronts ---
 

@@ -320,16 +320,17 @@ def test_sixty_trials_of_256_examples_take_well_under_a_second(store: Store) -> 
     assert store.outcomes(ids[-1], "search")["kl"].tolist() == rows[-1]["kl"].tolist()
 
 
-def test_after_an_outage_leases_that_ran_out_get_their_time_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("left_s", [-1.0, -100.0])
+def test_after_an_outage_of_any_length_leases_that_ran_out_get_their_time_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, left_s: float
 ) -> None:
     start(store)
     trial = store.add_trial("s", 0, policy())
-    assert store.lease(trial, "busy", -1.0)
+    assert store.lease(trial, "busy", left_s)
     with pytest.raises(StoreAway), store._write():
         raise OperationalError("", {}, Exception("connection refused"))
     assert not store.lease(trial, "hasty", 20.0) and store.reap(20.0) == []
-    assert store.renew(trial, "busy", -1.0)  # its worker is there
+    assert store.renew(trial, "busy", left_s)  # its worker is there
     passed = time.monotonic() + 20.0
     monkeypatch.setattr("autotc.store.database.time.monotonic", lambda: passed)
     assert [lease.worker for lease in store.reap(20.0)] == ["busy"] and store.lease(trial, "next", 20.0)
