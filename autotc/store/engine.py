@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -178,14 +179,22 @@ def clock(connection: Connection) -> datetime:
 
 
 def prepare_for_writing(engine: Engine) -> None:
-    """Switch a SQLite file to write-ahead logging, so that readers and one writer do not block each other."""
+    """Switch a SQLite file to write-ahead logging, so that readers and one writer do not block each other.
+
+    SQLite does not wait by itself for another process that writes at this moment, perhaps to switch as well.
+    """
     if engine.dialect.name != "sqlite":
         return
-    raw = engine.raw_connection()
+    raw, until = engine.raw_connection(), time.monotonic() + BUSY_SECONDS
     try:
         cursor = raw.cursor()
-        if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
-            cursor.execute("PRAGMA journal_mode=WAL")
+        while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+            try:
+                cursor.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
         cursor.close()
     finally:
         raw.close()

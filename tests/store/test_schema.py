@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, make_url, text
 
 from autotc.errors import StoreError
-from autotc.store import Store, revision, schema
+from autotc.store import Store, engine, revision, schema
 from autotc.store import migrations as shipped
 from tests.store.builders import finish, outcomes, policy, start
 
@@ -327,3 +328,24 @@ def test_importing_the_store_imports_no_heavy_package() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_file_that_another_process_writes_to_is_switched_to_its_log_when_that_is_done(
+    tmp_path: Path,
+) -> None:
+    """Two workers may make one database at the same moment; SQLite refuses the switch at once then."""
+    file = tmp_path / "autotc.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE begun (id INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO begun VALUES (1)")
+    ends = threading.Timer(0.5, other.rollback)
+    made = engine.make_engine(make_url(f"sqlite:///{file}"))
+    with pytest.raises(sqlite3.OperationalError, match="locked"), sqlite3.connect(file, timeout=0) as third:
+        third.execute("PRAGMA journal_mode=WAL")
+    ends.start()
+    engine.prepare_for_writing(made)
+    ends.join()
+    with sqlite3.connect(file) as third:
+        assert third.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
