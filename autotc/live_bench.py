@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from autotc.errors import SpecError
-from autotc.export import write_text
+from autotc.export import Member, write_text
 from autotc.picking import decisive
 from autotc.running import prepare
+from autotc.search.result import Result
 from autotc.search.spec import SearchSpec
-from autotc.search.study import Member, Result, Study
+from autotc.search.study import Study
 from autotc.store import Store
 from autotc.testbed.lattice import budget
 from autotc.testbed.score import Candidates, area, best_at

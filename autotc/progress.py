@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from autotc.search.study import Progress as Step
+    from autotc.search._session import Progress as Step
 
 EVERY_S = 10.0
 PHASES = {

@@ -23,7 +23,7 @@ from autotc.leaderboard import SHARES
 from autotc.pairs import Pair
 from autotc.policy import ModelRef, Policy, Stage, load_policy
 from autotc.running import make_task, search
-from autotc.search.study import Result
+from autotc.search.result import Result
 from autotc.store import Store
 from autotc.tables.fronts import FrontView
 from autotc.verify import verify

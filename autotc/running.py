@@ -23,8 +23,10 @@ from autotc.progress import SearchProgress, duration
 from autotc.proxies import proxy_folder
 from autotc.search.before import unmeasured, without_answers
 from autotc.search.on_ray import RayStudy
+from autotc.search.result import Result
+from autotc.search.setting import Setting
 from autotc.search.spec import PROXY_TIMEOUT_S, SearchSpec
-from autotc.search.study import Result, Setting, Study
+from autotc.search.study import Study
 from autotc.store import Store
 from autotc.tables.console import console
 from autotc.tables.fronts import FrontView

@@ -10,7 +10,7 @@ import pytest
 
 from autotc import cli, running
 from autotc.policy import load_policy
-from autotc.search.study import Setting
+from autotc.search.setting import Setting
 from autotc.workload import PROFILES
 from tests.fakes import FULL, PROXY, accept, fake_evaluator
 

@@ -15,7 +15,7 @@ from autotc.constraints import BEST
 from autotc.errors import SpecError
 
 if TYPE_CHECKING:
-    from autotc.search.study import Result
+    from autotc.search.result import Result
 
 PICTURES_S = 30.0  # no other policy is drawn after a search when so long has passed
 SEARCH_EXAMPLES = """**Examples**

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from autotc.errors import StoreError
 
 if TYPE_CHECKING:
-    from autotc.search.study import Setting, Study
+    from autotc.search.setting import Setting
+    from autotc.search.study import Study
 
 JOIN_S = 5.0
 

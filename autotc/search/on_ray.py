@@ -19,10 +19,11 @@ from typing import Any
 from autotc.errors import SpecError, StoreAway, StoreError
 from autotc.search._loop import Loop
 from autotc.search._patience import Patience
-from autotc.search._references import references
+from autotc.search._references import examples_of, references
+from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
-from autotc.search.study import LEASE_S, Setting, Study, open_ledger
-from autotc.search.team import TeamStudy, examples_of
+from autotc.search.study import LEASE_S, Study, open_ledger
+from autotc.search.team import TeamStudy
 from autotc.store import Store
 from autotc.store.engine import parse_url, sqlite_file
 

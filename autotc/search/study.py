@@ -5,146 +5,33 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
-from autotc.anatomy import Anatomy
-from autotc.device.gauge import MEASURED, Gauge, Gauged
+from autotc.device.gauge import MEASURED
 from autotc.environment import environment
 from autotc.errors import SpecError
-from autotc.export import Member
-from autotc.optimism import optimism
-from autotc.recommend import Recommendation, recommend
+from autotc.recommend import recommend
 from autotc.search._choosing import Chooser
-from autotc.search._claims import Claim
-from autotc.search._clock import Clock, Profile
-from autotc.search._fidelity import Screen
+from autotc.search._clock import Clock
 from autotc.search._inverse import encode
 from autotc.search._ledger import Ledger
 from autotc.search._loop import Loop
-from autotc.search._references import references
+from autotc.search._references import examples_of, measure_reference, references, refuse_missing
 from autotc.search._report import Report
-from autotc.search._session import SURVIVABLE, Board, Evaluates, Progress, Session
+from autotc.search._session import Board, Progress, Session
 from autotc.search._workers import Crew
-from autotc.search.objectives import QUALITY, point
 from autotc.search.plateau import Gain
 from autotc.search.reach import refuse_out_of_reach
-from autotc.search.space import Check, Space
+from autotc.search.result import Result
+from autotc.search.setting import Setting
+from autotc.search.space import Space
 from autotc.search.spec import SearchSpec, differences, fingerprint
-from autotc.store import Store, StudyRow, TrialRow
-from autotc.workload import Workload
-
-__all__ = ["Claim", "Progress", "Result", "Setting", "Study"]
+from autotc.store import Store, StudyRow
 
 LEASE_S = 20.0
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a search runs on; picklable, so that worker processes can build the same.
-
-    Args:
-        full: the model that costs are for.
-        evaluated: the model that runs.
-        on: how numbers name the evaluated model, e.g. "proxy:qwen2_5_vl-tiny".
-        workload: the mix of requests.
-        evaluator: makes an evaluator for a number of processes that share the machine.
-        data: fingerprint of the examples.
-        sizes: examples that each split has, up to the most that are asked for; a split not named has enough.
-        timeout: seconds a run may take when the user names none; None for no limit.
-        check: raises when a policy does not fit a model; `autotc.apply.check` by default.
-        screen: the proxy that looks at proposals before the model runs them; None where it may not.
-        gauge: measures latency and memory of a policy on a GPU; None where they stay estimates.
-        notes: lines the user should read first.
-    """
-
-    full: Anatomy
-    evaluated: Anatomy
-    on: str
-    workload: Workload
-    evaluator: Callable[[int], Evaluates]
-    data: str = ""
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    timeout: float | None = None
-    check: Check | None = None
-    screen: Screen | None = None
-    gauge: Gauge | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found.
-
-    Args:
-        study: its name.
-        state: finished (all trials, front confirmed), stopped (time was up) or interrupted (Ctrl-C).
-        on: the evaluated model.
-        front: Pareto-optimal trials within the limits, cheapest first, policies for the full model.
-        split: the split the front rests on.
-        references: the uncompressed model, baselines and presets.
-        claims: the front against the best preset, the baselines and the uncompressed model, on held-out.
-        no_claims: lines on what cannot be claimed, and why.
-        disagreement: where the two conventions name different winners.
-        looks: looks at the held-out split so far.
-        trials, total: finished and wanted.
-        ran: trials evaluated by this run (0: answered from the store).
-        profile: where the time of this run went.
-        notes: plain lines about this run.
-        plateau: what the last trials brought, where the search stopped for that; None where it did not.
-        next: commands to type next.
-        recommendation: what `autotc export` would take from the front; None without one.
-        exhausted: whether the strategy had nothing more to try before it had all its trials.
-    """
-
-    study: str
-    state: str
-    on: str
-    front: tuple[Member, ...]
-    split: str
-    references: tuple[Member, ...]
-    claims: tuple[Claim, ...]
-    disagreement: str | None
-    looks: int
-    trials: int
-    total: int
-    ran: int
-    profile: Profile
-    notes: tuple[str, ...] = ()
-    next: tuple[str, ...] = ()
-    recommendation: Recommendation | None = None
-    no_claims: tuple[str, ...] = ()
-    exhausted: bool = False
-    plateau: Gain | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        claims = [{**vars(c), "text": c.text} for c in self.claims]
-        return {
-            "study": self.study,
-            "state": self.state,
-            "on": self.on,
-            "split": self.split,
-            "front": [m.as_dict() for m in self.front],
-            "references": [m.as_dict() for m in self.references],
-            "claims": claims,
-            "no_claims": list(self.no_claims),
-            "disagreement": self.disagreement,
-            "optimism": None if (seen := optimism(self.front)) is None else seen.as_dict(),
-            "looks": self.looks,
-            "trials": self.trials,
-            "total": self.total,
-            "exhausted": self.exhausted,
-            "ran": self.ran,
-            "plateau": None if self.plateau is None else {**vars(self.plateau), "text": self.plateau.text},
-            "profile": {**vars(self.profile), "outside": self.profile.outside},
-            "notes": list(self.notes),
-            "next": list(self.next),
-            "recommendation": None if self.recommendation is None else self.recommendation.as_dict(),
-        }
 
 
 @dataclass
@@ -322,62 +209,13 @@ class Study:
             trial_id = self.store.add_trial(self.name, None, policy, role="reference", label=label)
             row = self.store.trial(trial_id)
             if row.state == "running":
-                self._reference(trial_id, label)
+                measure_reference(session, trial_id, label)
                 row = self.store.trial(trial_id)
-            quality = row.number_of(QUALITY.name, "search")
             if not policy.stages:
-                self._refuse_missing(row)
-                session.search_n = (quality.n if quality is not None else None) or self.spec.examples
+                refuse_missing(session, row)
+                session.search_n = examples_of(row, self.spec)
             session.report("references", done + 1, len(wanted), None, self._board)
         return True
-
-    def _refuse_missing(self, plain: TrialRow) -> None:
-        """Refuse objectives that not even the uncompressed model has a figure for, before any trial."""
-        missing = [m.name for m in self._session.objectives if point(plain, (m,)) is None]
-        if missing:
-            raise SpecError(
-                f"--objective: {', '.join(missing)} cannot be measured on this data: the uncompressed model has no "
-                "such figure on the search examples. Leave it out, or give more or other examples"
-            )
-
-    def _reference(self, trial_id: int, label: str) -> None:
-        session = self._session
-        policy = self.store.trial(trial_id).policy
-        costs = session.cost(policy).as_dict()
-        try:
-            run = partial(session.evaluate_fully, policy, "search", self.spec.examples)
-            outcomes = session.insist(trial_id, run)
-        except SURVIVABLE as error:
-            if not policy.stages:  # nothing can be measured when the model itself does not run
-                raise
-            reason = session.failed(error)
-            session.notes.append(f"reference {label} could not be run: {reason}")
-            self.store.finish_trial(
-                trial_id, "failed", costs=costs, reason=reason, environment=session.environment
-            )
-            return
-        session.failures = 0
-        measured = Gauged()
-        if session.gauge is not None and any(m.name in MEASURED for m in session.objectives):
-            measured = session.gauge(policy)  # or trials that are measured would be held against estimates
-        costs = {**session.cost(policy, outcomes.trace).as_dict(), **measured.costs}
-        finish = partial(
-            self.store.finish_trial,
-            trial_id,
-            numbers=[*session.evaluator.numbers(outcomes), *measured.numbers],
-            reason=measured.why,
-            costs=costs,
-            violations=session.violations(costs),
-            outcomes={"search": outcomes},
-            trace=[
-                {"stage": i, "asked": float(t["asked"]), "kept": float(t["kept"])}
-                for i, t in enumerate(outcomes.trace)
-            ],
-            seconds=outcomes.seconds,
-            environment=session.environment,
-        )
-        if session.patiently(finish):
-            session.keep(trial_id, outcomes)
 
     def _note_screened(self) -> None:
         counts = {} if (row := self.store.study(self.name)) is None else row.counts

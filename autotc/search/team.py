@@ -11,11 +11,8 @@ from autotc.errors import StoreAway
 from autotc.search._ledger import Ledger
 from autotc.search._loop import POLL_S, Loop
 from autotc.search._patience import Patience, beating, held
-from autotc.search._references import references
-from autotc.search.objectives import QUALITY
-from autotc.search.spec import SearchSpec
+from autotc.search._references import examples_of, measure_reference, references, refuse_missing
 from autotc.search.study import Study, worker_name
-from autotc.store import TrialRow
 
 __all__ = ["TeamStudy", "worker_name"]
 
@@ -109,10 +106,10 @@ class TeamStudy(Study):
                 time.sleep(POLL_S)
             else:
                 with held(store, mine.id, self.worker, self.lease_s):
-                    self._reference(mine.id, ids[mine.id][0])
+                    measure_reference(session, mine.id, ids[mine.id][0])
         full = next(id_ for id_, (_, policy) in ids.items() if not policy.stages)
         plain = store.trial(full)
-        self._refuse_missing(plain)
+        refuse_missing(session, plain)
         session.search_n = examples_of(plain, self.spec)
         return True
 
@@ -135,9 +132,3 @@ class TeamStudy(Study):
     def _closed(self) -> bool:
         row = self.store.study(self.name)
         return row is not None and row.state in ("finished", "stopped")
-
-
-def examples_of(full: TrialRow, spec: SearchSpec) -> int:
-    """Return how many search examples there are, going by the uncompressed model's trial."""
-    quality = full.number_of(QUALITY.name, "search")
-    return (quality.n if quality is not None else None) or spec.examples

@@ -12,8 +12,10 @@ from types import TracebackType
 
 from autotc.errors import AutotcError, SpecError, StoreAway, StoreError
 from autotc.registry import nearest
+from autotc.search._session import Progress
+from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
-from autotc.search.study import LEASE_S, Progress, Setting
+from autotc.search.study import LEASE_S
 from autotc.search.team import TeamStudy, worker_name
 from autotc.service.queue import spec_of
 from autotc.service.roots import Roots

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from autotc._outcomes import Outcomes
 from autotc.policy import Policy
+from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
-from autotc.search.study import Setting
 from tests.fakes import FakeEvaluator
 from tests.search.test_study import SETTING
 

@@ -17,9 +17,11 @@ from autotc.policy import Policy
 from autotc.search import _fidelity
 from autotc.search._fidelity import Screen, Screening, proposals, told
 from autotc.search._ledger import Ledger
+from autotc.search.result import Result
+from autotc.search.setting import Setting
 from autotc.search.space import Space
 from autotc.search.spec import SearchSpec
-from autotc.search.study import Result, Setting, Study, open_ledger
+from autotc.search.study import Study, open_ledger
 from autotc.store import Store, TrialRow
 from autotc.workload import PROFILES
 from tests.fakes import FULL, PROXY, FakeEvaluator, accept

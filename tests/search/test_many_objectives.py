@@ -14,7 +14,8 @@ from autotc.errors import SpecError
 from autotc.metrics import METRICS, parse_objectives
 from autotc.pareto import non_dominated
 from autotc.policy import Number, Policy
-from autotc.search.study import Result, Study, open_ledger
+from autotc.search.result import Result
+from autotc.search.study import Study, open_ledger
 from autotc.store import Store
 from autotc.tables.fronts import FrontView
 from tests.fakes import FakeEvaluator

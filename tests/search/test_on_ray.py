@@ -18,8 +18,10 @@ import ray
 
 from autotc.errors import DataError, SpecError
 from autotc.search import on_ray
+from autotc.search._session import Progress
 from autotc.search.on_ray import RayStudy, _absolute
-from autotc.search.study import Progress, Result, Study, open_ledger
+from autotc.search.result import Result
+from autotc.search.study import Study, open_ledger
 from autotc.store import Store
 from tests.search import ray_setting
 from tests.search.test_study import SETTING, SPEC

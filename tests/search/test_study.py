@@ -24,8 +24,11 @@ from autotc.pareto import non_dominated
 from autotc.policy import Policy
 from autotc.search import _loop
 from autotc.search._ledger import Ledger
+from autotc.search._session import Progress
+from autotc.search.result import Result
+from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
-from autotc.search.study import Progress, Result, Setting, Study, open_ledger
+from autotc.search.study import Study, open_ledger
 from autotc.store import Store, TrialRow
 from autotc.workload import PROFILES
 from tests.fakes import FULL, PROXY, FakeEvaluator, accept, fake_evaluator, slow_evaluator

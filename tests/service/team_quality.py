@@ -20,7 +20,7 @@ import numpy as np
 
 from autotc.environment import environment
 from autotc.pareto import hypervolume
-from autotc.search.study import Setting
+from autotc.search.setting import Setting
 from autotc.search.team import TeamStudy
 from autotc.service import page
 from autotc.store import Store

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from autotc.pareto import non_dominated
-from autotc.search.study import Progress, Study
+from autotc.search._session import Progress
+from autotc.search.study import Study
 from autotc.service.fronts import LIMITS, Fronts
 from autotc.store import Store
 from autotc.tables.fronts import FrontView

@@ -21,8 +21,9 @@ from autotc.errors import DataError, SpecError, StoreAway, StoreError
 from autotc.policy import Policy
 from autotc.search import _loop
 from autotc.search._ledger import Ledger
+from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
-from autotc.search.study import Setting, open_ledger
+from autotc.search.study import open_ledger
 from autotc.search.team import TeamStudy
 from autotc.service import queue
 from autotc.service.roots import Roots

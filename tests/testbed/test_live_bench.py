@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotc import live_bench
-from autotc.search.study import Setting
+from autotc.search.setting import Setting
 from tests.fakes import FULL, PROXY, accept, fake_evaluator
 from tests.testbed.beds import VQA
 

@@ -9,10 +9,11 @@ import pytest
 from autotc.errors import SpecError
 from autotc.running import print_result
 from autotc.search._inverse import encode
+from autotc.search.setting import Setting
 from autotc.search.spec import PUBLISHED, RIVALS, SearchSpec
 from autotc.search.strategies import NAMES, Seen, make
 from autotc.search.strategies.default import DRAWN
-from autotc.search.study import Setting, Study
+from autotc.search.study import Study
 from autotc.store import Store, TrialRow
 from tests.fakes import FULL, PROXY, accept, fake_evaluator
 from tests.search.points import REDUCERS
