@@ -9,7 +9,12 @@ import typer
 
 from autotc.cli.options import Json, Storage, print_json, say
 
+BED = Path("studies/search-bench")
+
 ModelAlias = Annotated[str, typer.Option("--model", help="An alias whose family has a proxy.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Of torch.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Searches of each strategy.")]
+Bed = Annotated[Path, typer.Option("--bed", help="Folder of the test-bed.")]
 
 
 def bench_testbed(
@@ -27,10 +32,8 @@ def bench_testbed(
     ] = 512,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of torch.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the policies and outcomes.")] = Path(
-        "studies/search-bench"
-    ),
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the policies and outcomes.")] = BED,
     as_json: Json = False,
 ) -> None:
     """Measure a fixed set of policies on the proxy, for `bench search`; an interrupted run goes on where it was.
@@ -89,10 +92,8 @@ def bench_ablation(
         int, typer.Option("--examples", min=16, help="Held-out ones that each pick is run on.")
     ] = 512,
     model: ModelAlias = "qwen2.5-vl",
-    bed: Annotated[Path, typer.Option("--bed", help="Folder of the test-bed.")] = Path(
-        "studies/search-bench"
-    ),
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of torch.")] = None,
+    bed: Bed = BED,
+    threads: Threads = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write ablation.md, .png and .json there.")
     ] = None,
@@ -119,7 +120,7 @@ def bench_live(
     strategy: Annotated[
         list[str] | None, typer.Option("--strategy", help="May be given several times.")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Searches of each strategy.")] = 3,
+    seeds: Seeds = 3,
     model: ModelAlias = "qwen2.5-vl",
     max_tflops: Annotated[float, typer.Option("--max-tflops", help="Limit of the searches.")] = 800.0,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Of each search.")] = 60,
@@ -160,7 +161,7 @@ def bench_live(
 
 
 def bench_search(
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Searches of each strategy.")] = 20,
+    seeds: Seeds = 20,
     strategy: Annotated[
         list[str] | None,
         typer.Option(
@@ -176,9 +177,7 @@ def bench_search(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     model: ModelAlias = "qwen2.5-vl",
-    bed: Annotated[Path, typer.Option("--bed", help="Folder of the test-bed.")] = Path(
-        "studies/search-bench"
-    ),
+    bed: Bed = BED,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write README.md, search.png and results.json there.")
     ] = None,

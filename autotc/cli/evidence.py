@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Json, print_json, say
+from autotc.cli.options import Json, PageFolder, print_json, say
 
 
 def bench_statistics(
@@ -18,9 +18,7 @@ def bench_statistics(
         int, typer.Option("--studies", min=2, help="Simulated studies for each row of the racing.")
     ] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Of the simulation.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write README.md and results.json into this folder.")
-    ] = None,
+    out: PageFolder = None,
     as_json: Json = False,
 ) -> None:
     """Check by simulation what the statistics promise when questions share images.

@@ -8,8 +8,28 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Device, Json, Model, Storage, WorkloadOption, print_json, say
+from autotc.cli.options import (
+    Device,
+    Json,
+    Model,
+    PageFolder,
+    SkipBad,
+    Storage,
+    WorkloadOption,
+    print_json,
+    say,
+)
 from autotc.errors import SpecError, UnsupportedError
+
+Examples = Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")]
+FreeRunning = Annotated[
+    int,
+    typer.Option(
+        "--free-running",
+        min=0,
+        help="Examples whose answers the model also writes itself, token by token.",
+    ),
+]
 
 
 def cost(
@@ -65,19 +85,10 @@ def eval_(
         int | None, typer.Option("--trial", min=0, help="With --study: this trial instead of the front.")
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="JSONL; default: the built-in scenes.")] = None,
-    examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 256,
+    examples: Examples = 256,
     split: Annotated[str, typer.Option("--split", help="search, selection or held-out.")] = "held-out",
-    free_running: Annotated[
-        int,
-        typer.Option(
-            "--free-running",
-            min=0,
-            help="Examples whose answers the model also writes itself, token by token.",
-        ),
-    ] = 64,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
-    ] = False,
+    free_running: FreeRunning = 64,
+    skip_bad: SkipBad = False,
     pictures: Annotated[
         int,
         typer.Option("--pictures", min=0, help="Draw what is kept of so many images, for the dashboard."),
@@ -144,21 +155,12 @@ def verify(
     policy: Annotated[Path, typer.Argument(help="The policy document.")],
     model: Annotated[str, typer.Option("--model", help="The folder with the real weights.")],
     data: Annotated[Path, typer.Option("--data", help="Your own JSONL.")],
-    examples: Annotated[int, typer.Option("--examples", min=2, help="Examples measured.")] = 512,
+    examples: Examples = 512,
     max_drop: Annotated[
         float, typer.Option("--max-drop", min=0.0, max=1.0, help="Largest accepted loss of quality.")
     ] = 0.02,
-    free_running: Annotated[
-        int,
-        typer.Option(
-            "--free-running",
-            min=0,
-            help="Examples whose answers the model also writes itself, token by token.",
-        ),
-    ] = 64,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
-    ] = False,
+    free_running: FreeRunning = 64,
+    skip_bad: SkipBad = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -242,9 +244,7 @@ def bench_reducers(
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=2, help="Timed runs of each.")] = 7,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of torch.")] = 1,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write README.md and results.json into this folder.")
-    ] = None,
+    out: PageFolder = None,
     as_json: Json = False,
 ) -> None:
     """Time each reducer's own decision at d = 4096 on the CPU, against the cosine map of the same tokens."""

@@ -35,6 +35,20 @@ Device = Annotated[
 ]
 PolicyFile = Annotated[Path, typer.Option("--policy", help="A policy document.")]
 StudyName = Annotated[str | None, typer.Argument(help="Study name; default: the only, or the latest, study.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")]
+PageFolder = Annotated[
+    Path | None, typer.Option("--out", help="Write README.md and results.json into this folder.")
+]
+OtherLimit = Annotated[
+    float | None, typer.Option("--max-tflops", help="Another limit: answered from stored trials.")
+]
+OtherConvention = Annotated[
+    str | None, typer.Option("--flops-convention", help="literature or exact; default: the study's.")
+]
+Best = Annotated[
+    str,
+    typer.Option("--best", help="How to choose: quality, knee, or cheapest (within noise of the best)."),
+]
 
 
 def print_json(data: Any) -> None:

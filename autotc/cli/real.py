@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Device, Json, Storage, print_json, say
+from autotc.cli.options import Device, Json, SkipBad, Storage, print_json, say
 
 CALIBRATE_EXAMPLES = """**Examples**
 
@@ -23,7 +23,6 @@ Weights = Annotated[
     str, typer.Option("--model", help="The folder with the real weights (or an id whose weights are here).")
 ]
 Data = Annotated[str, typer.Option("--data", help="Your own JSONL.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")]
 
 
 def calibrate(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autotc.cli.options import Json, Storage, StudyName, print_json, say
+from autotc.cli.options import Best, Json, OtherConvention, OtherLimit, Storage, StudyName, print_json, say
 from autotc.cli.searching import _latest
 from autotc.constraints import BEST
 
@@ -24,16 +24,9 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the page goes.")] = Path(
         "report.html"
     ),
-    max_tflops: Annotated[
-        float | None, typer.Option("--max-tflops", help="Another limit: answered from stored trials.")
-    ] = None,
-    flops_convention: Annotated[
-        str | None, typer.Option("--flops-convention", help="literature or exact; default: the study's.")
-    ] = None,
-    best: Annotated[
-        str,
-        typer.Option("--best", help="How to choose: quality, knee, or cheapest (within noise of the best)."),
-    ] = BEST,
+    max_tflops: OtherLimit = None,
+    flops_convention: OtherConvention = None,
+    best: Best = BEST,
     constraint: Annotated[
         list[str] | None,
         typer.Option("--constraint", help="What the recommended policy has to meet (as export; repeatable)."),

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotc.cli.options import Json, Model, Storage, StudyName, print_json, say
+from autotc.cli.options import (
+    Best,
+    Json,
+    Model,
+    OtherConvention,
+    OtherLimit,
+    SkipBad,
+    Storage,
+    StudyName,
+    print_json,
+    say,
+)
 from autotc.constraints import BEST
 from autotc.errors import SpecError
 
@@ -70,9 +81,7 @@ def search(
             "--data", help="Your JSONL (image, question, optional answer); default: built-in scenes."
         ),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave unreadable images out and count them.")
-    ] = False,
+    skip_bad: SkipBad = False,
     examples: Annotated[
         int | None, typer.Option("--examples", help="Examples a trial is measured on (256).")
     ] = None,
@@ -210,12 +219,8 @@ def _stoppable() -> Iterator[None]:
 
 def front(
     study: StudyName = None,
-    max_tflops: Annotated[
-        float | None, typer.Option("--max-tflops", help="Another limit: answered from stored trials.")
-    ] = None,
-    flops_convention: Annotated[
-        str | None, typer.Option("--flops-convention", help="literature or exact; default: the study's.")
-    ] = None,
+    max_tflops: OtherLimit = None,
+    flops_convention: OtherConvention = None,
     with_references: Annotated[
         bool, typer.Option("--with-references", help="References and presets too.")
     ] = False,
@@ -267,10 +272,7 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the policy goes.")] = Path(
         "policy.json"
     ),
-    best: Annotated[
-        str,
-        typer.Option("--best", help="How to choose: quality, knee, or cheapest (within noise of the best)."),
-    ] = BEST,
+    best: Best = BEST,
     trial: Annotated[int | None, typer.Option("--trial", help="This trial instead.")] = None,
     max_tflops: Annotated[float | None, typer.Option("--max-tflops", help="Another limit.")] = None,
     constraint: Annotated[
