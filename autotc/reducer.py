@@ -295,6 +295,7 @@ class Reducer:
     joint: ClassVar[bool] = False  # may move budget between the rows of a group; the group's sum holds
     withdraws: ClassVar[bool] = False  # keeps nothing: its stages have keep 0
     size_bias: ClassVar[bool] = False
+    crossed: ClassVar[bool] = False  # a search varies all parameters at once, not one at a time
     where: ClassVar[Literal["block", "after_attention"]] = "block"
     relevance: ClassVar[Literal["clip", "embedding", "none"]] = "none"
     fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction"]] = "faithful"

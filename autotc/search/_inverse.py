@@ -10,10 +10,12 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from autotc.cost import estimate
-from autotc.policy import Policy, Stage
+from autotc.policy import LAYERED, Policy, Stage
 from autotc.reducer import reducers as registry
 from autotc.search._dimensions import LEAST, NONE, variant_place
 from autotc.search.space import Space
+
+_WITHDRAW = "withdraw"  # where no token is left
 
 
 class _NotThere(Exception):
@@ -22,36 +24,37 @@ class _NotThere(Exception):
 
 def encode(space: Space, policy: Policy) -> dict[str, Any] | None:
     """Return the point that decodes to a policy, to within a token a stage; None where the space has none."""
-    sites: dict[str, list[Stage]] = {site: [] for site in space.choices}
+    sites: dict[str, list[Stage]] = {site: [] for site in (*space.choices, _WITHDRAW)}
     for stage in policy.stages:
-        sites[stage.site].append(stage)
-    withdrawals = [s for s in sites["decoder"] if s.keep == 0]
-    decoder = [s for s in sites["decoder"] if s.keep > 0]
-    encoder = sites["vision"] + sites["projector"]
-    known = all(
-        s.reducer in (space.choices[s.site] if s.keep > 0 else space.withdrawing) for s in policy.stages
-    )
-    stages = space.distributions.get("decoder_stages")
-    most = stages.high if isinstance(stages, IntDistribution) else 0
-    one_rule = len({s.reducer for s in decoder}) <= 1 and len(decoder) <= most
-    if not (policy.stages and known and one_rule and len(encoder) <= 1 and len(sites["input"]) <= 1):
-        return None
+        sites[stage.site if stage.keep > 0 else _WITHDRAW].append(stage)
+    known = {**space.choices, _WITHDRAW: space.withdrawing}
+    for site, stages in sites.items():
+        alike = {(s.reducer, tuple(sorted(_own(s).items()))) for s in stages}
+        if (
+            len(stages) > _most(space, site)
+            or len(alike) > 1
+            or any(s.reducer not in known[site] for s in stages)
+        ):
+            return None
     cost = estimate(policy, space.full, space.workload).get(space.convention) * (1 + 1e-9)
-    if not space.low <= cost <= space.high * (1 + 2e-9):
+    if not (policy.stages and space.low <= cost <= space.high * (1 + 2e-9)):
         return None
     params = {name: _middle(d) for name, d in space.distributions.items()}
     params |= {
         "budget": min(space.high, cost),
         "input": sites["input"][0].reducer if sites["input"] else NONE,
-        "encoder": encoder[0].site if encoder else NONE,
-        "decoder_stages": len(decoder),
-        "withdraw": withdrawals[0].reducer if withdrawals else NONE,
+        "encoder_sites": "+".join(site for site in ("vision", "projector") if sites[site]) or NONE,
+        "decoder_stages": len(sites["decoder"]),
+        "withdraw": sites[_WITHDRAW][0].reducer if sites[_WITHDRAW] else NONE,
         "positions": policy.positions,
     }
-    params |= {f"{s.site}_reducer": s.reducer for s in (*encoder, *decoder)}
+    if sites["vision"]:
+        params["vision_stages"] = len(sites["vision"])
     for stage in policy.stages:
+        if stage.keep > 0:
+            params[f"{stage.site}_reducer"] = stage.reducer
         if stage.keep > 0 or stage.params:
-            place = variant_place(registry.get(stage.reducer), _own(stage))
+            place = variant_place(registry.get(stage.reducer), _own(stage), space.full)
             if place is None:
                 return None
             params[f"{stage.site}_variant"] = place
@@ -63,14 +66,21 @@ def encode(space: Space, policy: Policy) -> dict[str, Any] | None:
     return params if all(allowed(space.distributions[k], v) for k, v in params.items()) else None
 
 
+def _most(space: Space, site: str) -> int:
+    """Stages that the space has at a site."""
+    if site not in LAYERED:
+        return 1
+    return sum(name.startswith(f"{site}_depth_") for name in space.distributions)
+
+
 def _place(space: Space, policy: Policy, params: dict[str, Any]) -> None:
     """Set the depths in the order the space asks for them, then the shares one stage after another."""
-    wanted = {
-        "withdraw_depth" if s.keep == 0 else "vision_depth" if s.site == "vision" else "": s.layer
-        for s in policy.stages
-    }
-    decoder = [s.layer for s in policy.stages if s.site == "decoder" and s.keep > 0]
-    wanted |= {f"depth_{i}": layer for i, layer in enumerate(decoder, 1)}
+    wanted: dict[str, int | None] = {}
+    for site in LAYERED:
+        cuts = [s.layer for s in policy.stages if s.site == site and s.keep > 0]
+        wanted |= {f"{site}_depth_{i}": layer for i, layer in enumerate(cuts, 1)}
+    leaves = [s.layer for s in policy.stages if s.keep == 0]
+    wanted["withdraw_depth"] = leaves[0] if leaves else None
 
     def pick(name: str, options: Sequence[Any]) -> Any:
         if wanted.get(name) not in options:

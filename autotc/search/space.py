@@ -12,13 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-
 from autotc.adapter import adapters
 from autotc.anatomy import Anatomy
 from autotc.constraints import Constraint
@@ -31,14 +24,14 @@ from autotc.reducer import reducers as registry
 from autotc.search._dimensions import (
     CONTROLS,
     LEAST,
-    MAX_DECODER_STAGES,
+    MAX_STAGES,
     NONE,
     SPAN,
     Slot,
+    distributions,
     proposal_depths,
     round_up,
     variant,
-    variants,
 )
 from autotc.workload import Workload
 
@@ -125,7 +118,14 @@ class Space:
         places = self._engine.positions(full.family)
         self.positions = tuple(p for p in adapters.get(full.family).positions if p in places) or ("original",)
         self._set_limits(limit)
-        self.distributions = self._distributions()
+        self.distributions = distributions(
+            (self.low, self.high),
+            self.choices,
+            {site: min(MAX_STAGES, len(depths)) for site, depths in self.depths.items()},
+            self.withdrawing,
+            self.positions,
+            full,
+        )
 
     # --- limits ---
 
@@ -161,40 +161,6 @@ class Space:
                     break
         return slots
 
-    # --- parameters ---
-
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        unit = FloatDistribution(0.0, 1.0)
-        found: dict[str, BaseDistribution] = {"budget": FloatDistribution(self.low, self.high, log=True)}
-
-        def choose(name: str, options: Sequence[Any]) -> None:
-            if len(options) > 1:
-                found[name] = CategoricalDistribution(tuple(options))
-
-        choose("input", [NONE, *self.choices["input"]])
-        encoders = [site for site in ("vision", "projector") if self.choices[site]]
-        choose("encoder", [NONE, *encoders])
-        if self.choices["vision"]:
-            found["vision_depth"] = unit
-        for site in ("vision", "projector", "decoder"):
-            choose(f"{site}_reducer", self.choices[site])
-        stages = min(MAX_DECODER_STAGES, len(self.depths["decoder"])) if self.choices["decoder"] else 0
-        if stages:
-            found["decoder_stages"] = IntDistribution(0, stages)
-        for i in range(1, stages + 1):
-            found[f"depth_{i}"] = unit
-        shares = ["input"] * bool(self.choices["input"]) + ["encoder"] * bool(encoders)
-        for name in [*shares, *(f"decoder_{i}" for i in range(1, stages))]:
-            found[f"share_{name}"] = unit
-        if self.withdrawing:
-            choose("withdraw", [NONE, *self.withdrawing])
-            found["withdraw_depth"] = unit
-        choose("positions", self.positions)
-        for site, names in self.choices.items():
-            if any(len(variants(registry.get(name))) > 1 for name in names):
-                found[f"{site}_variant"] = unit
-        return found
-
     # --- parameters -> policy ---
 
     def decode(self, params: Mapping[str, Any]) -> Proposal:
@@ -224,34 +190,37 @@ class Space:
         slots: list[Slot] = []
         if (name := params.get("input", NONE)) != NONE:
             slots.append(Slot("input", None, name, "share_input"))
-        encoder = params.get("encoder", NONE)
-        if encoder == "projector":
+        encoders = str(params.get("encoder_sites", NONE))
+        if "vision" in encoders:
+            slots += self._cuts("vision", int(params.get("vision_stages", 1)), slots, params, budget, pick)
+        if "projector" in encoders:
             slots.append(self._projector(params))
-        elif encoder == "vision":
-            reducer = params.get("vision_reducer", self.choices["vision"][0])
-            vision = [Slot("vision", j, reducer, "share_encoder") for j in self.depths["vision"]]
-            layers = [s.layer for s in vision if self.least([*slots, s]) <= budget]
-            if layers:
-                layer = pick("vision_depth", layers)
-                slots.append(Slot("vision", layer, reducer, "share_encoder"))
         count = int(params.get("decoder_stages", 0))
         withdraw = params.get("withdraw", NONE)
         if not slots and not count and withdraw == NONE:
             count = 1 if self.choices["decoder"] else 0
         slots = self._reach(slots, count, withdraw, params, budget)
-        layers = list(self.depths["decoder"])
-        for i in range(1, count + 1):
-            reducer = params.get("decoder_reducer", self.choices["decoder"][0])
-            if not slots:  # the first cut must come early enough for the budget
-                layers = [k for k in layers if self.least([Slot("decoder", k, reducer)]) <= budget]
-            if not layers:
-                break
-            layer = pick(f"depth_{i}", layers)
-            layers = [k for k in layers if k > layer]
-            slots.append(Slot("decoder", layer, reducer, f"share_decoder_{i}"))
+        slots += self._cuts("decoder", count, slots, params, budget, pick)
         if withdraw != NONE:
             slots += self._withdrawal(slots, withdraw, budget, pick)
         return slots or self._lowest()[-1:]
+
+    def _cuts(
+        self, site: str, count: int, ahead: list[Slot], params: Mapping[str, Any], budget: float, pick: Pick
+    ) -> list[Slot]:
+        """Cuts at rising depths by one reducer; the first comes early enough for the budget where nothing else does."""
+        found: list[Slot] = []
+        reducer = params.get(f"{site}_reducer", self.choices[site][0]) if count else NONE
+        layers = list(self.depths[site]) if count else []
+        if site == "vision" or not ahead:
+            layers = [k for k in layers if self.least([*ahead, Slot(site, k, reducer)]) <= budget]
+        for i in range(1, count + 1):
+            if not layers:
+                break
+            layer = pick(f"{site}_depth_{i}", layers)
+            layers = [k for k in self.depths[site] if k > layer]
+            found.append(Slot(site, layer, reducer, f"share_{site}_{i}"))
+        return found
 
     def _reach(
         self, slots: list[Slot], count: int, withdraw: str, params: Mapping[str, Any], budget: float
@@ -266,8 +235,8 @@ class Space:
                 ahead = [Slot("decoder", self.depths["decoder"][0], withdraw, zero=True)]
             return bool(ahead) and self.least(ahead) <= budget
 
-        if not low_enough() and self.choices["projector"] and all(s.site != "projector" for s in slots):
-            slots = [*(s for s in slots if s.site != "vision"), self._projector(params)]
+        if not low_enough() and self.choices["projector"]:
+            slots = [*(s for s in slots if s.site == "input"), self._projector(params)]
         if not low_enough() and self.choices["input"] and all(s.site != "input" for s in slots):
             slots = [Slot("input", None, self.choices["input"][0], "share_input"), *slots]
         return slots
@@ -283,7 +252,7 @@ class Space:
 
     def _projector(self, params: Mapping[str, Any]) -> Slot:
         reducer = params.get("projector_reducer", self.choices["projector"][0])
-        return Slot("projector", None, reducer, "share_encoder")
+        return Slot("projector", None, reducer, "share_projector")
 
     def _solve(self, slots: list[Slot], params: Mapping[str, Any], budget: float) -> list[float]:
         """Return the keep of each slot: by its share of what is possible, the last one by the budget.
@@ -364,7 +333,9 @@ class Space:
                 layer=s.layer,
                 reducer=s.reducer,
                 keep=keep,
-                params=variant(registry.get(s.reducer), (params or {}).get(f"{s.site}_variant", 0.0)),
+                params=variant(
+                    registry.get(s.reducer), (params or {}).get(f"{s.site}_variant", 0.0), self.full
+                ),
             )
             for s, keep in zip(slots, keeps, strict=True)
         )

@@ -74,7 +74,7 @@ def steps(space: Space, recipes: Sequence[Policy]) -> tuple[Step, ...]:
         return _as_recipe(point, points)
 
     def one_place(point: Point) -> Point:
-        return _default(_single(point) | {"depth_1": 0.0, "vision_depth": 0.5}, point)
+        return _default(_single(point) | {"decoder_depth_1": 0.0, "vision_depth_1": 0.5}, point)
 
     return (
         Step("recipe, keeps and depths tuned", tuned, lambda p: _layout(p) in layouts),
@@ -91,19 +91,28 @@ def _default(changed: Point, point: Point) -> Point:
 
 
 def _single(point: Point) -> Point:
-    encoder = point.get("encoder", NONE) != NONE
-    fixed = {"input": NONE, "withdraw": NONE, "decoder_stages": 0 if encoder else 1}
-    return point | {k: v for k, v in fixed.items() if k in point}
+    sites = _one_encoder(point)
+    fixed = {"input": NONE, "withdraw": NONE, "encoder_sites": sites, "vision_stages": 1}
+    return point | _there(point, fixed | {"decoder_stages": 0 if sites != NONE else 1})
 
 
 def _same(point: Point, space: Space) -> Point:
     """One method at all of its stages: the encoder's goes on in the language model where it can."""
-    site = point.get("encoder", NONE)
-    fixed: Point = {"input": NONE, "withdraw": NONE}
+    site = _one_encoder(point)
+    fixed: Point = {"input": NONE, "withdraw": NONE, "encoder_sites": site}
     if site != NONE:
         name = point.get(f"{site}_reducer", space.choices[site][0])
         fixed |= {"decoder_reducer": name} if name in space.choices["decoder"] else {"decoder_stages": 0}
-    return point | {k: v for k, v in fixed.items() if k in point}
+    return point | _there(point, fixed)
+
+
+def _one_encoder(point: Point) -> str:
+    """Both of them come down to the tower."""
+    return str(point.get("encoder_sites", NONE)).split("+")[0]
+
+
+def _there(point: Point, fixed: Point) -> Point:
+    return {k: v for k, v in fixed.items() if k in point}
 
 
 def _as_recipe(point: Point, recipes: Sequence[Point]) -> Point:
@@ -113,7 +122,7 @@ def _as_recipe(point: Point, recipes: Sequence[Point]) -> Point:
     ]
     alike = np.array([sum(point[k] == r[k] for k in chosen) for r in recipes])
     ties = np.flatnonzero(alike == alike.max())
-    taken = recipes[ties[int(float(point.get("share_encoder", 0.0)) * len(ties)) % len(ties)]]
+    taken = recipes[ties[int(float(point.get("share_projector", 0.0)) * len(ties)) % len(ties)]]
     return point | {k: taken[k] for k in chosen}
 
 

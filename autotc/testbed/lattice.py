@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from autotc.errors import AutotcError, SpecError
 from autotc.export import write_text
 from autotc.leaderboard import SHARES, plan
 from autotc.policy import ModelRef, Policy, Stage
-from autotc.search._dimensions import NONE, counts
+from autotc.search._dimensions import BOTH, NONE, counts
+from autotc.search._inverse import allowed
 from autotc.search._references import references
 from autotc.search.space import Space
 from autotc.search.strategies.points import from_unit
@@ -26,8 +27,10 @@ SCHEMA = "autotc/testbed/1"
 PRESET = "preset"  # the kind of a published recipe; the other kinds name the sites
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fill [0, 1] evenly at any count
 # How often each choice that decides about a policy's sites is made; the rest of a point is uniform.
-ENCODERS = {NONE: 0.4, "projector": 0.4, "vision": 0.2}
+ENCODERS = {NONE: 0.25, "projector": 0.3, "vision": 0.2, BOTH: 0.25}
 STAGES = (0.25, 0.35, 0.25, 0.15)  # cuts inside the language model: none, one, two, three
+TOWER = (0.4, 0.3, 0.3)  # cuts inside the vision tower, where there are any: one, two, three
+LOW = 0.6  # budgets are drawn from this share of the smallest one that is compared
 INPUT, WITHDRAW = 0.2, 0.2
 TRIES = 100  # for one policy
 
@@ -47,7 +50,7 @@ class Point:
 
 
 def space_of(full: Anatomy, evaluated: Anatomy, workload: Workload, check: Any = None) -> Space:
-    """Return the space that is searched: at most what a third of the tokens (192 of 576) costs, literature.
+    """Return the space that is searched: at most what a third of the tokens (192 of 576) costs, exactly counted.
 
     Args:
         full: the model whose costs count.
@@ -55,8 +58,8 @@ def space_of(full: Anatomy, evaluated: Anatomy, workload: Workload, check: Any =
         workload: the mix of requests that costs are for.
         check: as for `Space`.
     """
-    largest = budget(full, workload, SHARES[0], "literature")
-    return Space(full, evaluated, workload, largest, "literature", check=check)
+    largest = budget(full, workload, SHARES[0], "exact")
+    return Space(full, evaluated, workload, largest, "exact", check=check)
 
 
 def budget(full: Anatomy, workload: Workload, share: float, convention: str) -> float:
@@ -71,24 +74,23 @@ def sample_lattice(
     """Return the published recipes at the three budgets, then `n` drawn policies; a pure function of its arguments.
 
     Budgets are spread evenly on a logarithmic scale, every reducer comes about as often as the others of its site, and
-    the first policies of a larger lattice are those of a smaller one.
+    the first policies of a larger lattice are those of a smaller one: each is drawn by its own number.
 
     Args:
         space: where policies are drawn; its full model, evaluated model and workload place the recipes.
         n: how many are drawn.
         seed: of the draw.
-        recipes: what comes first; None for all published recipes at the three budgets.
+        recipes: what comes first, or all that is there already; None for all published recipes at the three budgets.
 
     Raises:
         ValueError: the space holds fewer policies than that.
     """
     found = _presets(space) if recipes is None else list(recipes)
     seen = {_identity(space, p.policy) for p in found}
-    rng = np.random.default_rng([seed, 5])
-    names = {site: _endless(options, rng) for site, options in space.choices.items() if options}
-    for i in range(n):
+    for i in range(len(found) - _count(found), n):
+        rng = np.random.default_rng([seed, i])
         for _ in range(TRIES):
-            policy = _draw(space, (i * GOLDEN) % 1.0, names, rng)
+            policy = _draw(space, i, seed, rng)
             if _identity(space, policy) not in seen:
                 break
         else:
@@ -110,26 +112,42 @@ def _presets(space: Space) -> list[Point]:
     return list(found.values())
 
 
-def _draw(space: Space, place: float, names: dict[str, Iterator[str]], rng: np.random.Generator) -> Policy:
+def _draw(space: Space, number: int, seed: int, rng: np.random.Generator) -> Policy:
     params = from_unit(space.distributions, rng.random(len(space.distributions)))
-    encoders = {name: p for name, p in ENCODERS.items() if name == NONE or space.choices[name]}
+    encoders = {
+        name: p
+        for name, p in ENCODERS.items()
+        if name == NONE or all(space.choices[site] for site in name.split("+"))
+    }
     weights = np.array(list(encoders.values()))
-    encoder = str(rng.choice(list(encoders), p=weights / weights.sum()))
+    low = max(space.low, LOW * budget(space.full, space.workload, SHARES[-1], space.convention))
     chosen = {
-        "budget": space.low * (space.high / space.low) ** place,
-        "input": next(names["input"]) if "input" in names and rng.random() < INPUT else NONE,
-        "encoder": encoder,
+        "budget": low * (space.high / low) ** ((number * GOLDEN) % 1.0),
+        "input": _turn(space, "input", number, seed) if rng.random() < INPUT else NONE,
+        "encoder_sites": str(rng.choice(list(encoders), p=weights / weights.sum())),
+        "vision_stages": 1 + int(rng.choice(len(TOWER), p=TOWER)),
         "decoder_stages": int(rng.choice(len(STAGES), p=STAGES)),
         "withdraw": space.withdrawing[0] if space.withdrawing and rng.random() < WITHDRAW else NONE,
-        **{f"{site}_reducer": next(it) for site, it in names.items() if site in (encoder, "decoder")},
+        **{
+            f"{site}_reducer": _turn(space, site, number, seed) for site in ("vision", "projector", "decoder")
+        },
     }
-    params |= {name: value for name, value in chosen.items() if name in space.distributions}
+    params |= {
+        name: value
+        for name, value in chosen.items()
+        if name in space.distributions and allowed(space.distributions[name], value)
+    }
     return space.decode(params).policy
 
 
-def _endless(options: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
-    while True:
-        yield from (options[i] for i in rng.permutation(len(options)))
+def _turn(space: Space, site: str, number: int, seed: int) -> str:
+    """Return the reducer of a site whose turn it is: each comes once before any comes again."""
+    options = space.choices[site]
+    if not options:
+        return NONE
+    rounds, place = divmod(number, len(options))
+    order = np.random.default_rng([seed, list(space.choices).index(site), rounds]).permutation(len(options))
+    return options[order[place]]
 
 
 def _identity(space: Space, policy: Policy) -> tuple[object, ...]:
@@ -156,10 +174,14 @@ def grow(
         say: told what takes time.
 
     Raises:
-        SpecError: it holds more policies than that; or those of another seed or version, which cannot be added to.
+        SpecError: it holds more policies than that, or those of another seed.
     """
     there = read(path, space) if path.is_file() else []
     drawn = len(there) - _count(there)
+    if there and (began := _head(path)["seed"]) != seed:
+        raise SpecError(
+            f"--seed: {seed}, but {path} was drawn with {began}. Ask for that one, or name another folder: --out"
+        )
     if there and drawn > n:
         raise SpecError(
             f"--policies: {n:,}, but {path} holds {drawn:,} drawn ones. Ask for {drawn:,} or more, or name another "
@@ -168,12 +190,7 @@ def grow(
     if there and drawn == n:
         return there
     say(f"drawing {n - drawn:,} policies ...")
-    points = sample_lattice(space, n, seed, [p for p in there if p.kind == PRESET] if there else recipes)
-    if points[: len(there)] != there:
-        raise SpecError(
-            f"--policies: {n:,}, but the {drawn:,} in {path} were drawn with another --seed than {seed}, or by another "
-            f"version, and cannot be added to. Ask for {drawn:,}, or name another folder: --out"
-        )
+    points = sample_lattice(space, n, seed, there or recipes)
     write(path, space, points, seed)
     return points
 
@@ -223,6 +240,10 @@ def read(path: Path, space: Space) -> list[Point]:
         raise SpecError(
             f"{path}: not the policies of a test-bed ({error}); delete it to draw them again"
         ) from error
+
+
+def _head(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))["head"])
 
 
 def _count(points: Sequence[Point]) -> int:

@@ -8,7 +8,6 @@ for all for a policy, with an offset as large as the errors that the process mak
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ class Encoding:
     """Turns policies into numbers.
 
     Args:
-        methods: (site, reducer, ""), and (site, reducer, parameters as JSON) where they are not the defaults.
+        methods: (site, reducer, ""), and (site, reducer, "name=value") of each parameter that is not the default.
         depths: shares of the language model's depth at which the tokens alive are read.
     """
 
@@ -74,7 +73,7 @@ class Encoding:
                     alive[site] = now
                 curve = [now] * len(curve)
                 if stage.site == "vision":
-                    tower = (before - now) * (1 - (stage.layer or 0) / policy.model.vision_blocks)
+                    tower += (before - now) * (1 - (stage.layer or 0) / policy.model.vision_blocks)
             else:
                 start = (stage.layer or 0) / policy.model.decoder_layers
                 curve = [now if d >= start - 1e-9 else c for d, c in zip(self.depths, curve, strict=True)]
@@ -86,8 +85,8 @@ class Encoding:
 
 
 def _methods(stage: Stage) -> list[tuple[str, str, str]]:
-    own = json.dumps(stage.params, sort_keys=True) if stage.params else ""
-    return [(stage.site, stage.reducer, ""), *([(stage.site, stage.reducer, own)] if own else [])]
+    own = [f"{name}={value}" for name, value in stage.params.items()]
+    return [(stage.site, stage.reducer, setting) for setting in ("", *own)]
 
 
 @dataclass(frozen=True)

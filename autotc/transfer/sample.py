@@ -178,7 +178,13 @@ def _draw(
     stages = {"decoder": 1, "decoders": int(rng.integers(2, 4)), "projector+decoder": 1}.get(kind, 0)
     encoder = next((site for site in sites if site != "decoder"), NONE)
     withdraw = rng.random() < 0.25 and bool(stages)
-    params |= {"budget": limit, "input": NONE, "encoder_sites": encoder, "decoder_stages": stages, "vision_stages": 1}
+    params |= {
+        "budget": limit,
+        "input": NONE,
+        "encoder_sites": encoder,
+        "decoder_stages": stages,
+        "vision_stages": 1,
+    }
     params["withdraw"] = space.withdrawing[0] if withdraw and space.withdrawing else NONE
     params |= {f"{site}_reducer": next(names[site]) for site in sites}
     policy = space.decode(params).policy

@@ -199,13 +199,14 @@ def test_references_meet_the_limit_and_come_one_recipe_a_method() -> None:
 @pytest.mark.parametrize("name", registry.names())
 def test_variants_are_valid_settings(name: str) -> None:
     cls = registry.get(name)
-    options = variants(cls)
+    options = variants(cls, FULL)
     assert options[0] == {} and len({str(o) for o in options}) == len(options)
     for option in options:
         assert make_reducer(name, option) is not None
-        place = variant_place(cls, option)
-        assert place is not None and variant(cls, place) == option
-    assert variant(cls, 0.49) == {} and (len(options) == 1 or variant(cls, 1.0) == options[-1])
+        place = variant_place(cls, option, FULL)
+        assert place is not None and variant(cls, place, FULL) == option
+    assert len(options) == 1 or variant(cls, 1.0, FULL) == options[-1]
+    assert cls.crossed or variant(cls, 0.49, FULL) == {}
 
 
 def test_layered_sites_only_have_layers() -> None:

@@ -43,7 +43,8 @@ def features(policy: Policy) -> Features:
     Tokens are log2 of the image's tokens, so that halving counts the same at any number.
     """
     found: Features = {name: {} for name in BLOCKS[1:]}
-    before, alive = 0.0, {}
+    before = 0.0
+    alive: dict[str, float] = {}
     order = ("input", "vision", "projector")
     decoder = dict.fromkeys(DEPTHS, 0.0)
     for stage in policy.stages:
@@ -55,7 +56,8 @@ def features(policy: Policy) -> Features:
         else:
             decoder = dict.fromkeys(DEPTHS, now)
         if stage.site == "vision":  # the earlier, the less the tower sees
-            alive["tower"] = -removed * (1 - (stage.layer or 0) / policy.model.vision_blocks)
+            share = 1 - (stage.layer or 0) / policy.model.vision_blocks
+            alive["tower"] = alive.get("tower", 0.0) - removed * share
         if stage.site in order:
             alive |= dict.fromkeys(order[order.index(stage.site) :], now)
         cls = registry.get(stage.reducer)
