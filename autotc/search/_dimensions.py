@@ -109,7 +109,6 @@ def counts(policy: Policy, sizes: Iterable[int]) -> tuple[object, ...]:
     return (policy.positions, *stages)
 
 
-@lru_cache(maxsize=1024)
 def variants(cls: type[Reducer], anatomy: Anatomy) -> tuple[dict[str, Any], ...]:
     """Return settings of a reducer's own parameters: the defaults, one parameter changed at a time, the recipes'.
 
@@ -121,8 +120,15 @@ def variants(cls: type[Reducer], anatomy: Anatomy) -> tuple[dict[str, Any], ...]
         cls: the reducer.
         anatomy: of the model that recipes are written for.
     """
+    return _variants(cls.name, anatomy)
+
+
+@lru_cache(maxsize=1024)
+def _variants(name: str, anatomy: Anatomy) -> tuple[dict[str, Any], ...]:
+    cls = registry.get(name)
     defaults = {item.name: item.default for item in fields(cls)}
     changes = {item.name: _others(item) for item in fields(cls) if item.metadata.get("search", True)}
+    found: list[dict[str, Any]]
     if cls.crossed:
         choices = [[{}, *({name: v} for v in values)] for name, values in changes.items()]
         found = [{k: v for part in parts for k, v in part.items()} for parts in product(*choices)]
