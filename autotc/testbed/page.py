@@ -6,6 +6,8 @@ from typing import Any
 
 from autotc.testbed import picking_page
 
+MEANING = {"at least": "is at least this", "at most": "is at most this", "either": "may be larger or smaller"}
+
 
 def write(found: dict[str, Any], picture: str, made: str) -> str:
     """Return the page as Markdown.
@@ -116,17 +118,56 @@ def _row(s: dict[str, Any], budgets: list[str]) -> str:
 
 
 def _ratios(found: dict[str, Any]) -> list[str]:
+    """Return how many evaluations the default needs, as shares of what rivals need or use."""
+    lines = [*_to_target(found), *_to_rivals_end(found)]
+    if lines and found["seeds"] > 1:
+        lines += ["Intervals are of 95 %, over seeds; the two searches of a seed are resampled together.", ""]
+    return lines
+
+
+def _to_target(found: dict[str, Any]) -> list[str]:
     if not found["ratios"]:
         return []
-    parts = [
-        f"{r['ratio']:.2f} [{r['low']:.2f}, {r['high']:.2f}] of those of {r['rival']}"
-        for r in found["ratios"]
-    ]
+    best, *others = found["ratios"]
+    text = (
+        f"To 90 % of the gap the default needs {_interval(best)} of the evaluations of {best['rival']}, the quickest "
+        f"rival (means {best['own']:,.0f} and {best['theirs']:,.0f})."
+    )
+    missing = [(best["own_censored"], "the default"), (best["theirs_censored"], best["rival"])]
+    if parts := [f"{n} of {best['seeds']} of {name}" for n, name in missing if n]:
+        text += (
+            f" Searches that do not get there count as all {found['evaluations']:,} ({' and '.join(parts)}): with "
+            f"what they would need the ratio {MEANING[best['bound']]}."
+        )
+    lines = [text, ""]
+    if others:
+        rest = ", ".join(f"{r['rival']} {_interval(r)}{_missing(r)}" for r in others)
+        lines += [f"Of the others' (in brackets: searches of theirs that do not get there): {rest}.", ""]
+    return lines
+
+
+def _to_rivals_end(found: dict[str, Any]) -> list[str]:
+    end = found["ratio_to_rivals_end"]
+    if end is None:
+        return []
+    if end["reached"]:
+        after = f"has as much after {end['own']:,.0f} evaluations: {_interval(end)}"
+    else:
+        after = f"does not get there with all {end['own']:,.0f} evaluations: at least {_interval(end)}"
     return [
-        "The default's evaluations to 90 % of the gap, a seed that does not get there counted as all of them (mean, 95 "
-        f"% interval over seeds): {', '.join(parts)}.",
+        f"The best rival at the end, {end['rival']}, closes {end['gap_closed']:.2f} of the gap; the default's mean "
+        f"curve {after} of the {end['theirs']:,.0f} that {end['rival']} used.",
         "",
     ]
+
+
+def _interval(ratio: dict[str, Any]) -> str:
+    limits = "" if ratio["low"] is None else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    return f"{ratio['ratio']:.2f}{limits}"
+
+
+def _missing(ratio: dict[str, Any]) -> str:
+    return f" ({ratio['theirs_censored']} of {ratio['seeds']})" if ratio["theirs_censored"] else ""
 
 
 def _pm(value: float | None, error: float | None, scale: float, digits: int) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from autotc.errors import SpecError
-from autotc.testbed.study import OWN, TARGET
+from autotc.testbed.ratios import OWN
+from autotc.testbed.study import TARGET
 
 
 def write(found: dict[str, Any], path: Path) -> None:

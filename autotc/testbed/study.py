@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from autotc.testbed import picking
+from autotc.testbed import picking, ratios
 from autotc.testbed.bed import Bed
 from autotc.testbed.score import Candidates, area, best_at, gap_closed
 from autotc.testbed.simulate import Course, lattice, presets, scope
 
 TARGET = 0.9  # of the gap between the presets and the best that is known
-RESAMPLES = 2000
-OWN = "default"
 
 
 def study(bed: Bed, courses: Sequence[Course], evaluations: int) -> dict[str, Any]:
@@ -43,6 +41,10 @@ def study(bed: Bed, courses: Sequence[Course], evaluations: int) -> dict[str, An
     reached = {
         name: np.array([_reached(c, floor, best, evaluations) for c in own]) for name, own in by_name.items()
     }
+    ends = {
+        name: np.array([gap_closed(c.areas[-1] if c.areas else floor, floor, best) for c in own])
+        for name, own in by_name.items()
+    }
     agreement = bed.surrogate.agreement
     images = {name: len(np.unique(bed.image[index])) for name, index in bed.parts.items()}
     return {
@@ -62,11 +64,12 @@ def study(bed: Bed, courses: Sequence[Course], evaluations: int) -> dict[str, An
         "presets_at": {bed.tokens(s): best_at(base, c) for s, c in bed.limits.items()},
         "surrogate": {**vars(agreement), "scales": list(bed.surrogate.scales)},
         "strategies": [
-            _strategy(name, own, bed, base, best_held, floor, best, evaluations, reached[name])
+            _strategy(name, own, bed, base, best_held, floor, best, evaluations, reached[name], ends[name])
             for name, own in by_name.items()
         ],
-        "ratios": _ratios(reached, evaluations),
-        "picking": picking.compare(bed, by_name.get(OWN) or next(iter(by_name.values()))),
+        "ratios": ratios.to_target(by_name, reached, ends, evaluations),
+        "ratio_to_rivals_end": ratios.to_rivals_end(by_name, ends, floor, best, evaluations),
+        "picking": picking.compare(bed, by_name.get(ratios.OWN) or next(iter(by_name.values()))),
     }
 
 
@@ -80,8 +83,8 @@ def _strategy(
     best: float,
     evaluations: int,
     reached: np.ndarray,
+    closed: np.ndarray,
 ) -> dict[str, Any]:
-    closed = np.array([gap_closed(c.areas[-1] if c.areas else floor, floor, best) for c in courses])
     regret, errors = {}, {}
     for share, limit in bed.limits.items():
         values = np.array(
@@ -89,7 +92,7 @@ def _strategy(
         )
         regret[bed.tokens(share)], errors[bed.tokens(share)] = _number(values.mean()), _stderr(values)
     grid = np.linspace(0, evaluations, 41)
-    curves = np.array([_curve(c, floor, best, grid) for c in courses])
+    curves = np.array([ratios.curve(c, floor, best, grid) for c in courses])
     return {
         "strategy": name,
         "evaluations_to_target": _median(reached, evaluations),
@@ -122,38 +125,6 @@ def _median(reached: np.ndarray, evaluations: int) -> float | None:
     """The median over seeds; None where fewer than half of them reach the target."""
     value = float(np.median(np.minimum(reached, 10.0 * evaluations)))
     return value if value <= evaluations else None
-
-
-def _curve(course: Course, floor: float, best: float, grid: np.ndarray) -> np.ndarray:
-    """The gap closed when so many evaluations are used, (grid,)."""
-    values = np.array([floor, *course.areas])
-    at = np.searchsorted(np.array(course.evaluations), grid, side="right")
-    return np.array([gap_closed(v, floor, best) for v in values[at]])
-
-
-def _ratios(reached: Mapping[str, np.ndarray], evaluations: int) -> list[dict[str, Any]]:
-    """Return evaluations to the target of the default over those of each rival, a seed that fails counting as all.
-
-    Means over seeds, drawn again with replacement for the 95 % interval; None where neither gets there.
-    """
-    own = reached.get(OWN)
-    if own is None:
-        return []
-    rng = np.random.default_rng(0)
-    found = []
-    for name, other in reached.items():
-        if name == OWN or not (np.isfinite(own).any() or np.isfinite(other).any()):
-            continue
-        mine, theirs = np.minimum(own, evaluations), np.minimum(other, evaluations)
-        draws = [
-            mine[rng.integers(len(mine), size=len(mine))].mean()
-            / max(1.0, theirs[rng.integers(len(theirs), size=len(theirs))].mean())
-            for _ in range(RESAMPLES)
-        ]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        ratio = float(mine.mean() / max(1.0, theirs.mean()))
-        found.append({"rival": name, "ratio": ratio, "low": float(low), "high": float(high)})
-    return found
 
 
 def _stderr(values: np.ndarray) -> float | None:

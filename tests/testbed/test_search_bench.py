@@ -66,6 +66,10 @@ def test_the_figures_of_a_study_by_hand() -> None:
     ratio = found["ratios"][0]
     assert ratio["rival"] == "random" and ratio["ratio"] == pytest.approx(350 / 1000)
     assert 0.3 <= ratio["low"] <= 0.35 <= ratio["high"] <= 0.4
+    assert (ratio["own_censored"], ratio["theirs_censored"], ratio["bound"]) == (0, 1, "at most")
+    end = found["ratio_to_rivals_end"]
+    assert end["rival"] == "random" and end["gap_closed"] == pytest.approx(0.725)
+    assert (end["own"], end["theirs"], end["ratio"]) == (300, 1000, 0.3)  # (0.95 + 0.5) / 2 after 300
     curve = own["curve"]
     at = dict(zip(curve["evaluations"], curve["gap_closed"], strict=True))
     assert at[0.0] == pytest.approx(0) and at[1000.0] == pytest.approx(0.95)
@@ -106,7 +110,9 @@ def test_the_command_prints_one_document_and_writes_the_page(
         assert {"strategy", "evaluations_to_target", "gap_closed", "regret_at"} <= set(s)
         assert math.isfinite(s["gap_closed"]) and s["over_the_limit"] == 0 and s["seeds"] == 2
     assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
-    assert "| default |" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "| default |" in text
+    assert "The best rival at the end, random, closes" in text and "The best rival" in page.table(document)
     assert json.loads((tmp_path / "results.json").read_text()) == document
 
 
