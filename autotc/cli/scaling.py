@@ -79,10 +79,11 @@ def bench_api(
         print_json(found)
     else:
         average = found["load"]
+        missed = ", missed" if found["p99_s"] > found["bar_s"] else ""
         typer.echo(
             f"{found['requests']:,} requests at {rate:g} a second, {found['errors']} errors; load average "
             f"{average['before'][0]:.1f} before, {average['after'][0]:.1f} after\n"
-            f"p50 {_ms(found['p50_s'])}, p99 {_ms(found['p99_s'])} (bar {_ms(found['bar_s'])}), worst "
+            f"p50 {_ms(found['p50_s'])}, p99 {_ms(found['p99_s'])} (bar {_ms(found['bar_s'])}{missed}), worst "
             f"{_ms(found['worst_s'])}; slowest first request after the start {_ms(found['first_s'])}"
         )
         if found["server_cpu_s"] is not None:
@@ -92,6 +93,7 @@ def bench_api(
                 f"{path['path']:40} {path['requests']:6}  p50 {_ms(path['p50_s'])}, p99 {_ms(path['p99_s'])}"
             )
     if found["errors"]:
+        say(f"the first errors: {'; '.join(found['first_errors'])}")
         raise typer.Exit(1)
 
 

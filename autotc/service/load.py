@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from autotc.store import Store
 from autotc.store.sample import fill
 
 CLIENTS = 32
+FIRST_ERRORS = 5  # that a result quotes
 START_S = 120.0
 BAR_S = 0.15  # p99
 LIMITS = (400, 500, 600, 700, 800, 900)
@@ -37,10 +39,13 @@ def run(trials: int, seconds: float, rate: float, say: Callable[[str], None]) ->
     A request's time runs from when it was due, so that what waits behind a slow answer is slow too.
 
     Returns:
-        {"trials", "rate", "seconds", "requests", "errors", "p50_s", "p99_s", "worst_s", "bar_s", "first_s",
-        "server_cpu_s", "environment", "load", "paths": [{"path", "requests", "p50_s", "p99_s"}]}.
+        {"trials", "rate", "seconds", "requests", "errors", "first_errors", "p50_s", "p99_s", "worst_s", "bar_s",
+        "first_s", "server_cpu_s", "environment", "load", "paths": [{"path", "requests", "p50_s", "p99_s"}]}.
         `first_s` is the longest of the first requests after the start, one of each kind, which the others leave out;
         `server_cpu_s` the server's processor time a request, None where the system does not say.
+
+    Raises:
+        AutotcError: the service did not start, or answered nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"sqlite:///{folder}/autotc.db")
@@ -60,13 +65,16 @@ def run(trials: int, seconds: float, rate: float, say: Callable[[str], None]) ->
             times, errors = _drive(port, secret, paths, seconds, rate)
             used = None if used is None else (_cpu_s(pid) or 0.0) - used
         store.close()
+    if not times:
+        raise AutotcError(f"autotc serve answered none of {len(errors)} requests; the first: {errors[0]}")
     every = np.concatenate([np.array(t) for t in times.values()])
     return {
         "trials": trials,
         "rate": rate,
         "seconds": seconds,
-        "requests": len(every),
-        "errors": errors,
+        "requests": _count(seconds, rate),
+        "errors": len(errors),
+        "first_errors": errors[:FIRST_ERRORS],
         "p50_s": float(np.median(every)),
         "p99_s": float(np.quantile(every, 0.99)),
         "worst_s": float(every.max()),
@@ -157,10 +165,18 @@ class _Client:
         return time.perf_counter() - begin, answer.status
 
 
+def _count(seconds: float, rate: float) -> int:
+    """Return how many requests that is, one at least."""
+    return math.ceil(seconds * rate)
+
+
 def _drive(
     port: int, secret: str, paths: list[str], seconds: float, rate: float
-) -> tuple[dict[str, list[float]], int]:
-    """Send requests at their times from a pool of clients; return times by path, and how many did not get a 200."""
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Send requests at their times from a pool of clients; return times by path, and what was no 200 and why.
+
+    What got no answer has no time.
+    """
     waiting: Queue[tuple[str, float] | None] = Queue()
     times: dict[str, list[float]] = defaultdict(list)
     errors: list[str] = []
@@ -183,7 +199,7 @@ def _drive(
     for worker in workers:
         worker.start()
     begin = time.perf_counter()
-    for i in range(int(seconds * rate)):
+    for i in range(_count(seconds, rate)):
         due = begin + i / rate
         time.sleep(max(0.0, due - time.perf_counter()))
         waiting.put((paths[i % len(paths)], due))
@@ -191,4 +207,4 @@ def _drive(
         waiting.put(None)
     for worker in workers:
         worker.join()
-    return times, len(errors)
+    return times, errors
