@@ -56,6 +56,10 @@ class SearchProgress:
         if self._live:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Print a message above the line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def __call__(self, step: Step) -> None:
         """Show a step."""
         best = "-" if step.best_quality is None else f"{100 * step.best_quality:.1f} %"

@@ -21,6 +21,7 @@ from autotc.pairs import Pair, screen_for
 from autotc.price import prices
 from autotc.progress import SearchProgress, duration
 from autotc.proxies import proxy_folder
+from autotc.search._patience import Patience
 from autotc.search.before import unmeasured, without_answers
 from autotc.search.on_ray import RayStudy
 from autotc.search.result import Result
@@ -54,13 +55,19 @@ def search(options: dict[str, Any], quiet: bool) -> Result:
     setting = prepare(spec)
     progress = SearchProgress(quiet)
     make = partial(RayStudy, prepare=prepare) if spec.executor == "ray" else Study
-    study = make(spec, Store(spec.storage), setting, progress, STARTED)
+    store = Store(spec.storage)
+    patiently = Patience(partial(_time_left, spec.timeout), progress.say, store)
+    study = make(spec, store, setting, progress, STARTED, patiently=patiently)
     said = () if quiet else (*setting.notes, study.power)
     for note in said:
         console.print(note)
     with progress:
         result = study.run()
     return replace(result, notes=tuple(note for note in result.notes if note not in said))
+
+
+def _time_left(timeout: float | None) -> bool:
+    return timeout is None or time.monotonic() - STARTED < timeout
 
 
 def prepare(spec: SearchSpec) -> Setting:
@@ -307,10 +314,11 @@ def print_result(result: Result, storage: str | None, profile: bool) -> None:
     """Print the front, what it is compared with, and what to type next."""
     headings = {"finished": "Finished", "stopped": "Time is up", "interrupted": "Interrupted"}
     console.print()
-    store = Store(storage)
-    view = FrontView.read(store, result.study, None, None) if result.trials or result.references else None
-    if view is not None:
-        view.print(prices(store, result.study, view.within))
+    store, view = Store(storage, check=False), None
+    if result.trials or result.references:
+        patiently = Patience(lambda: True, SearchProgress().say)
+        view = patiently(lambda: FrontView.read(store, result.study, None, None))
+        view.print(patiently(lambda: prices(store, result.study, view.within)))
     console.print()
     for line in (*(claim.text for claim in result.claims), *result.no_claims):
         console.print(escape(line), soft_wrap=True)

@@ -191,13 +191,15 @@ def _draw(storage: str | None, result: Result) -> None:
     """Draw what the front keeps, in seconds; whoever stopped the search is told the command instead."""
     from autotc.pictures import command
     from autotc.picturing import of_study
+    from autotc.search._patience import Patience
 
     later = f"Pictures of what policies keep, for the dashboard: {command(result.study, result.on)}"
     if result.state == "interrupted":
         say(later)
         return
     try:
-        drawn = of_study(storage, result.study, within_s=PICTURES_S)
+        patiently = Patience(lambda: True, say)
+        drawn = patiently(lambda: of_study(storage, result.study, within_s=PICTURES_S))
     except KeyboardInterrupt:
         say(later)
         raise

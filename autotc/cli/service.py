@@ -64,11 +64,20 @@ def worker(
         float,
         typer.Option("--grace", help="Seconds the trial in hand has after SIGTERM before it is handed back."),
     ] = 20.0,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            "--wait",
+            min=0.0,
+            help="Seconds to wait for a database that is away; default: as long as it takes.",
+        ),
+    ] = None,
     storage: Storage = None,
 ) -> None:
     """Work on queued searches, with as many other workers as there are; what one leaves, another takes up.
 
-    SIGTERM or Ctrl-C finishes the trial in hand or hands it back; a second one stops at once (exit code 130).
+    SIGTERM or Ctrl-C finishes the trial in hand or hands it back; a second one stops at once (exit code 130). While the
+    database is away, also at the start, the worker waits; a wrong password or name ends it at the start.
     """
     from autotc import running
     from autotc.service.roots import Roots
@@ -79,8 +88,9 @@ def worker(
     if study is not None and any_:
         raise SpecError("--study and --any: give one of them")
     roots = Roots.of(model_root or (), data_root or ())
+    store = Store(storage, check=False)
     with Stopping(grace) as stopping:
-        Worker(Store(storage), running.prepare, stopping, study, drain, device, roots, say=_log).run()
+        Worker(store, running.prepare, stopping, study, drain, device, roots, wait_s=wait, say=_log).run()
 
 
 def _log(text: str) -> None:

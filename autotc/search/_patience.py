@@ -14,17 +14,28 @@ from autotc.store import Store
 
 T = TypeVar("T")
 LONGEST_PAUSE_S = 5.0
+REMIND_S = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Patience:
-    """Repeats what a database that is away could not do.
+    """Repeats what a database that is away could not do, and says when it waits and when it goes on.
 
     Args:
-        waits: asked before each repetition with the error; False raises it.
+        waits: asked before each repetition; False raises the error.
+        say: takes the lines, one when an outage begins, one a minute while it lasts, one when it is over.
+        store: learns of outages that only the sampler met, so that the leases of others get their time to be renewed.
+        limit_s: the longest outage that is waited for; None: there is no limit.
     """
 
-    waits: Callable[[StoreAway], bool] = lambda error: False
+    waits: Callable[[], bool] = lambda: False
+    say: Callable[[str], object] = lambda line: None
+    store: Store | None = None
+    limit_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self._since: float | None = None
+        self._said = 0.0
 
     def __call__(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which must be safe to do twice.
@@ -35,12 +46,47 @@ class Patience:
         pause_s = 0.1
         while True:
             try:
-                return work()
+                found = work()
             except StoreAway as error:
-                if not self.waits(error):
-                    raise
+                self.away(error)
+            else:
+                self.there()
+                return found
             time.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the database did not answer when it was last asked."""
+        return self._since is not None
+
+    def away(self, error: StoreAway) -> None:
+        """Note that the database did not answer.
+
+        Raises:
+            StoreAway: the error, where nobody waits, or has waited long enough.
+        """
+        now = time.monotonic()
+        if self.store is not None:
+            self.store.note_away()
+        first = self._since is None
+        since = now if self._since is None else self._since
+        if not self.waits() or (self.limit_s is not None and now - since >= self.limit_s):
+            raise error
+        self._since = since
+        if first:
+            self.say(f"the database is away; waiting for it, Ctrl-C or SIGTERM ends the wait: {error}")
+        elif now - self._said >= REMIND_S:
+            self.say(f"the database has been away for {now - since:.0f} s; still waiting: {error}")
+        else:
+            return
+        self._said = now
+
+    def there(self) -> None:
+        """Note that the database answers."""
+        if self._since is not None:
+            self.say(f"the database is back after {time.monotonic() - self._since:.0f} s")
+            self._since = None
 
 
 @contextmanager

@@ -84,9 +84,8 @@ def measure_reference(session: Session, trial_id: int, label: str) -> None:
             raise
         reason = session.failed(error)
         session.notes.append(f"reference {label} could not be run: {reason}")
-        session.store.finish_trial(
-            trial_id, "failed", costs=costs, reason=reason, environment=session.environment
-        )
+        fail = partial(session.store.finish_trial, trial_id, "failed", costs=costs, reason=reason)
+        session.patiently(partial(fail, environment=session.environment))
         return
     session.failures = 0
     measured = Gauged()

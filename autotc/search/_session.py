@@ -219,7 +219,7 @@ class Session:
         """Return stored outcomes, read once."""
         key = (trial_id, split)
         if key not in self._kept:
-            columns = self.store.outcomes(trial_id, split)
+            columns = self.patiently(lambda: self.store.outcomes(trial_id, split))
             lists: dict[str, Sequence[Any]] = {
                 name: [None if name in FLOATS and v != v else v for v in values.tolist()]
                 for name, values in columns.items()

@@ -75,6 +75,7 @@ def _work(
     """Run trials in a process of its own until there are enough, time is up or the parent is gone."""
     from autotc.search._clock import Clock
     from autotc.search._loop import Loop
+    from autotc.search._patience import Patience
     from autotc.search._report import Report
     from autotc.search._session import Session
     from autotc.search.space import Space
@@ -92,27 +93,26 @@ def _work(
         spec.deploy,
         spec.estimated_limits(),
     )
-    store = Store(url)
+    store = Store(url, check=False)
+
+    def parent_lives() -> bool:
+        return os.getppid() == parent
+
+    patiently = Patience(parent_lives, store=store)  # the parent says what is to be said
     session = Session(
         spec, store, name, space, setting.on, lambda: setting.evaluator(spec.workers), Clock(left_s)
     )
     session.sizes, session.search_n, session.screen = setting.sizes, search_n, setting.screen
-    session.environment = environment
-    ledger = open_ledger(store, name, spec)
+    session.environment, session.patiently = environment, patiently
     report = Report(session)
     report.start()
-    loop = Loop(
-        session,
-        ledger,
-        worker_name(),
-        lease_s,
-        report.reserve_s,
-        alive=lambda: os.getppid() == parent,
-    )
     try:
-        loop.run()
+        ledger = patiently(lambda: open_ledger(store, name, spec))
+        try:
+            Loop(session, ledger, worker_name(), lease_s, report.reserve_s, alive=parent_lives).run()
+        finally:
+            ledger.close()
     except (KeyboardInterrupt, StoreError):
         pass  # the parent sees the same and says it
     finally:
-        ledger.close()
         store.close()

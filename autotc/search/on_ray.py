@@ -70,10 +70,9 @@ class Member:
         """
         with suppress(OSError):  # whoever names only full paths needs no such folder
             os.chdir(self.folder)
-        patiently = Patience(lambda error: True)
-        study = patiently(self._study)
+        study = Patience(lambda: True)(self._study)
         try:
-            return patiently(study.work), study._session.notes
+            return study.patiently(study.work), study._session.notes
         finally:
             with suppress(StoreError):  # the leases then run out by themselves
                 study.rest()
@@ -91,7 +90,7 @@ class Member:
             None,
             started,
             self.lease_s,
-            waits=lambda error: True,
+            patiently=Patience(lambda: True, store=store),
             others=self.spec.workers > 1,
             sharing=sharing,
         )
@@ -131,10 +130,10 @@ class RayStudy(Study):
                     lease_s=self.lease_s,
                 )
                 cluster.run(member, partial(self._look, loop))
-            loop.refresh()
+            self.patiently(loop.refresh)
         finally:
             ledger.close()
-        row = self.store.study(self.name)
+        row = self.patiently(lambda: self.store.study(self.name))
         return row is not None and row.state == "finished"
 
     def _measure(self) -> None:

@@ -19,6 +19,7 @@ from autotc.search._clock import Clock
 from autotc.search._inverse import encode
 from autotc.search._ledger import Ledger
 from autotc.search._loop import Loop
+from autotc.search._patience import Patience
 from autotc.search._references import examples_of, measure_reference, references, refuse_missing
 from autotc.search._report import Report
 from autotc.search._session import Board, Progress, Session
@@ -45,6 +46,7 @@ class Study:
         progress: called after each step.
         started: `time.monotonic()` when the command started, for the timeout.
         lease_s: silence after which a worker counts as gone.
+        patiently: what becomes of work that a database which is away could not take; by default the run ends.
 
     Raises:
         SpecError: the limits are below the floor of the space; nothing has been written then.
@@ -56,6 +58,7 @@ class Study:
     progress: Callable[[Progress], None] | None = None
     started: float | None = None
     lease_s: float = LEASE_S
+    patiently: Patience = field(default_factory=Patience, kw_only=True)
     space: Space = field(init=False)
     name: str = field(init=False)
     _exhausted: bool = field(init=False, default=False)
@@ -94,6 +97,7 @@ class Study:
             setting.sizes,
             screen=setting.screen,
             gauge=setting.gauge,
+            patiently=self.patiently,
         )
         self._report = Report(self._session)
         self._board = Board(objectives=self._session.objectives)
@@ -109,31 +113,37 @@ class Study:
     def run(self) -> Result:
         """Go on with the study of this name, or start it; a finished one is answered from the store.
 
-        Ctrl-C gives the front so far as a result with the state "interrupted".
+        Ctrl-C gives the front so far as a result with the state "interrupted". Each step can be done again, and goes
+        on where it was, when the database was away meanwhile.
 
         Raises:
             SpecError: the study of this name was started with other settings; the message names them.
             StoreError: the database cannot be written (any more); what was stored stays readable.
+            KeyboardInterrupt: while the database was away, so that no front can be shown.
         """
-        there = self.store.study(self.name)
+        patiently = self.patiently
+        there = patiently(lambda: self.store.study(self.name))
         self._refuse(there)
         finished = 0 if there is None else sum(v for k, v in there.counts.items() if k != "running")
         if there is not None and there.state == "finished" and finished >= self.spec.trials:
-            self._create()  # the limits of this run are now those the front is shown under
-            return self._result("finished", finished, finished)
-        self._session.notes.append(self.power)
-        self._create()
+            patiently(self._create)  # the limits of this run are now those the front is shown under
+            return patiently(partial(self._result, "finished", finished, finished))
+        self._session.notes.append(patiently(lambda: self.power))
+        patiently(self._create)
         before = finished
         state = "interrupted"
         try:
-            self.store.set_study_state(self.name, "running")
-            state = "finished" if self._trials() else "stopped"
-            self._note_screened()
-            self._measure()
+            patiently(lambda: self.store.set_study_state(self.name, "running"))
+            state = "finished" if patiently(self._trials) else "stopped"
+            patiently(self._note_screened)
+            patiently(self._measure)
         except KeyboardInterrupt:
+            if patiently.waiting:
+                patiently.say("What was stored before is kept: the same command goes on.")
+                raise
             state = "interrupted"
-        self.store.set_study_state(self.name, state)
-        return self._result(state, self._finished(), before)
+        patiently(lambda: self.store.set_study_state(self.name, state))
+        return patiently(lambda: self._result(state, self._finished(), before))
 
     # --- steps ---
 
@@ -233,8 +243,9 @@ class Study:
 
     def _result(self, state: str, trials: int, before: int) -> Result:
         session, spec = self._session, self.spec
+        notes = list(session.notes)
         if self._exhausted:
-            session.notes.append(
+            notes.append(
                 f"{spec.strategy} has nothing more to try after {trials} trials; --trials asked for {spec.trials}."
             )
         front, refs, split = self._report.members()
@@ -254,7 +265,7 @@ class Study:
             total=self.spec.trials,
             ran=trials - before,
             profile=session.clock.profile(),
-            notes=tuple(session.notes),
+            notes=tuple(dict.fromkeys(notes)),  # a step that was done again may have said one twice
             next=self._next(state, trials, bool(front)),
             recommendation=recommend(front, split, given=self.spec.all_constraints()) if front else None,
             exhausted=self._exhausted,

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-from autotc.errors import StoreAway
 from autotc.search._ledger import Ledger
 from autotc.search._loop import POLL_S, Loop
-from autotc.search._patience import Patience, beating, held
+from autotc.search._patience import beating, held
 from autotc.search._references import examples_of, measure_reference, references, refuse_missing
 from autotc.search.study import Study, worker_name
 
@@ -28,7 +27,6 @@ class TeamStudy(Study):
         worker: a name no other process has.
         alive: asked often; False ends this worker's part as soon as nothing is in hand.
         leave: asked when others have all that is left in hand; True ends this worker's part.
-        waits: asked with the error when the database is away; False raises it.
         others: whether more workers than this one may propose at the same time.
         sharing: workers that share this machine.
     """
@@ -36,7 +34,6 @@ class TeamStudy(Study):
     worker: str = ""
     alive: Callable[[], bool] = lambda: True
     leave: Callable[[], bool] = lambda: False
-    waits: Callable[[StoreAway], bool] = lambda error: False
     others: bool = True
     sharing: int = 1
 
@@ -47,7 +44,6 @@ class TeamStudy(Study):
             self.spec = self.spec.model_copy(update={"workers": max(2, self.spec.workers)})
         self.worker = self.worker or worker_name()
         super().__post_init__()
-        self._session.patiently = Patience(self.waits)
 
     def work(self) -> bool:
         """Do what there is to do; return whether the study is over, its front measured and published.

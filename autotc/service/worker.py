@@ -12,6 +12,7 @@ from types import TracebackType
 
 from autotc.errors import AutotcError, SpecError, StoreAway, StoreError
 from autotc.registry import nearest
+from autotc.search._patience import Patience
 from autotc.search._session import Progress
 from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
@@ -74,6 +75,7 @@ class Worker:
         device: where models run here.
         roots: folders that searches which came over HTTP may name.
         lease_s: silence after which this worker counts as gone.
+        wait_s: the longest that the database may be away, None: as long as it takes.
         say: takes lines for the log.
     """
 
@@ -85,6 +87,7 @@ class Worker:
     device: str = "auto"
     roots: Roots = field(default_factory=Roots)
     lease_s: float = LEASE_S
+    wait_s: float | None = None
     say: Say = print
     name: str = field(default_factory=worker_name)
 
@@ -93,21 +96,34 @@ class Worker:
 
         Raises:
             SpecError: there is no such study, or it cannot be worked on here.
-            StoreError: the database cannot be used.
+            StoreError: the database cannot be used, or was away for longer than `wait_s`.
             KeyboardInterrupt: a second signal.
         """
         self._studies: dict[int, TeamStudy] = {}
         self._not_here: set[int] = set()
-        self.store.exists()  # what is wrong with the database from the start is no reason to wait
-        self.say(f"worker {self.name} waits for searches in {self.store.url_shown}")
+        self._patiently = Patience(lambda: not self.stopping.asked, self.say, self.store, self.wait_s)
         try:
+            self._patiently(self._find)
+            self.say(f"worker {self.name} waits for searches in {self.store.url_shown}")
             with Reaper(self.store, self.lease_s, self._reaped):
                 self._rounds()
         except HandBack:
             self.say("the trial in hand was handed back")
+        except StoreAway:
+            if not self.stopping.asked:
+                raise
         finally:
             self._rest()
         self.say("worker ended")
+
+    def _find(self) -> None:
+        """Look for the database; a wrong password or name from the start is no reason to wait."""
+        try:
+            self.store.exists()
+        except StoreAway as error:
+            if self.store.refuses():
+                raise StoreError(str(error)) from error
+            raise
 
     def _rounds(self) -> None:
         while not self.stopping.asked:
@@ -120,9 +136,10 @@ class Worker:
                         return
                 if not self._open() and (self.drain or self.study is not None):
                     return
+                self._patiently.there()
                 self._pause(IDLE_S)
             except StoreAway as error:
-                self._waits(error)
+                self._patiently.away(error)
                 self._pause(IDLE_S)
 
     def _open(self) -> list[JobRow]:
@@ -145,9 +162,9 @@ class Worker:
         spec = SearchSpec.from_document({**row.spec, "device": self.device, "study": row.name})
         study = self._team(spec, 0.0, lambda: not self.stopping.asked, lambda: False)
         try:
-            study.work()
+            self._patiently(study.work)
         finally:
-            study.rest()
+            self._quietly(study.rest)
         return True
 
     def _visit(self, job: JobRow) -> None:
@@ -168,7 +185,7 @@ class Worker:
         if self.store.start_job(job.id, study.name) is None:
             return  # stopped, or ended by another worker, in this moment
         try:
-            if study.work():
+            if self._patiently(study.work):  # what it holds is kept meanwhile
                 self._end(job, "finished")
         except StoreAway:
             raise
@@ -200,7 +217,16 @@ class Worker:
         setting = replace(self.prepare(spec), timeout=None)
         started = time.monotonic() - spent_s
         study = TeamStudy(
-            spec, self.store, setting, None, started, self.lease_s, self.name, alive, leave, self._waits
+            spec,
+            self.store,
+            setting,
+            None,
+            started,
+            self.lease_s,
+            self.name,
+            alive,
+            leave,
+            patiently=self._patiently,
         )
         study._session.progress = _Lines(study.name, self.say)
         return study
@@ -218,10 +244,6 @@ class Worker:
         self._studies.pop(job.id, None)
         if self.store.end_job(job.id, state, reason):
             self.say(f"job {job.id}: {state}{'' if reason is None else f': {reason}'}")
-
-    def _waits(self, error: StoreAway) -> bool:
-        self.say(f"the database is away, waiting: {error}")
-        return not self.stopping.asked
 
     def _reaped(self, lease: LeaseRow) -> None:
         self.say(f"worker {lease.worker} is gone: trial {lease.number} of {lease.study} is open again")

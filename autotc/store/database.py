@@ -61,6 +61,10 @@ class Database:
         """Return whether the database holds autotc's tables; never makes a file."""
         return self._ready()
 
+    def refuses(self) -> bool:
+        """Return whether a server answers and does not let this user in: a wrong name or password, most likely."""
+        return engine.refuses(self.engine)
+
     def upgrade(self) -> tuple[str | None, str]:
         """Create the tables, or bring an older schema up to date, in one transaction.
 
@@ -121,8 +125,12 @@ class Database:
             with engine.explained(self._url):
                 yield
         except StoreAway:
-            self._away_at = time.monotonic()
+            self.note_away()
             raise
+
+    def note_away(self) -> None:
+        """Note that the database does not answer at this moment, which others may have met first."""
+        self._away_at = time.monotonic()
 
     def _was_away(self, seconds: float) -> bool:
         """Whether the database did not answer within the last seconds: others could not reach it either."""

@@ -261,6 +261,29 @@ def away(error: BaseException | None) -> bool:
     return code is None or code.startswith(_PASSING)
 
 
+def refuses(engine: Engine) -> bool:
+    """Return whether a PostgreSQL server takes connections, but not these: asked twice, as it may be starting.
+
+    The driver does not say why a connection failed, only the server's words, in the server's language.
+    """
+    if engine.dialect.name != "postgresql":
+        return False
+    from psycopg.conninfo import make_conninfo
+    from psycopg.pq import PGconn, Ping
+
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    address = make_conninfo(*arguments, **{**options, **KEEPALIVE}).encode()
+    for _ in range(2):
+        if PGconn.ping(address) != Ping.OK:
+            return False
+        try:
+            engine.connect().close()
+        except OperationalError:
+            continue
+        return False
+    return True
+
+
 def _explain(error: BaseException | None, url: URL) -> str:
     code = getattr(error, "sqlite_errorname", "")
     file = sqlite_file(url)

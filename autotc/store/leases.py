@@ -89,11 +89,16 @@ class Leases(Database):
             return int(connection.execute(more.returning(Trial.losses)).scalar_one())
 
     def close_study(self, name: str, worker: str, seconds: float) -> bool:
-        """Take, or keep, the closing of a study for some seconds; False while another worker has it."""
+        """Take, or keep, the closing of a study for some seconds; False while another worker has it.
+
+        After an outage the other one gets its time, as with trials.
+        """
         with self._write() as connection:
             study_id = self._study_id(connection, name)
             now = engine.clock(connection)
-            free = Study.closer.is_(None) | (Study.closer_until <= now) | (Study.closer == worker)
+            free = Study.closer.is_(None) | (Study.closer == worker)
+            if not self._was_away(seconds):
+                free |= Study.closer_until <= now
             mine = update(Study).where(Study.id == study_id, free)
             until = now + timedelta(seconds=seconds)
             return connection.execute(mine.values(closer=worker, closer_until=until)).rowcount == 1

@@ -16,7 +16,7 @@ from tests.service.conftest import SMALL
 
 Fleets = Callable[..., Fleet]
 Much = Callable[[int, int], int]
-WAIT = "the database is away, waiting"
+WAIT = "the database is away; waiting"
 
 
 @pytest.fixture
