@@ -222,7 +222,8 @@ def recorded_tower(adapter: ModelAdapter) -> Iterator[TowerStates]:
 def resumed_tower(compression: Compression, states: TowerStates) -> Iterator[None]:
     """Let the tower start at the first block that a policy looks at or cuts, from recorded states."""
     blocks = compression.adapter.blocks
-    first = min(_first_block(step) for step in compression.plan.of("vision"))
+    steps = compression.plan.of("vision")
+    first = min([*map(_first_block, steps), *compression.tower.looked_at()])
 
     def recorded(i: int, *args: Any, **kwargs: Any) -> Tensor:
         return states.hidden[i + 1]

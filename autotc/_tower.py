@@ -119,6 +119,10 @@ class Tower:
                 out[self.adapter.attention(blocks[i])] = watch
         return out
 
+    def looked_at(self) -> list[int]:
+        """Return the blocks that the sites behind the tower take signals from."""
+        return [self.depth(TOWER[name][0]) for name in self.wanted - {"features"}]
+
     def depth(self, place: str) -> int:
         """Return the block that a signal of the sites behind the tower comes from."""
         adapter = self.adapter

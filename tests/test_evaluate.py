@@ -18,13 +18,15 @@ from autotc._batches import PrefixStore, cut, image_number, light, nbytes
 from autotc._outcomes import COLUMNS, Outcomes
 from autotc._references import known, state_of
 from autotc._score import Segment, head, run_chunk
+from autotc._signals import TOWER
 from autotc._stages import Ledger
 from autotc.adapter import adapter_for
-from autotc.apply import Compression, capture, prefill
-from autotc.errors import DataError, PolicyError
+from autotc.apply import Compression, capture, check, prefill
+from autotc.errors import AutotcError, DataError, PolicyError
 from autotc.evaluate import Evaluator, _named
 from autotc.policy import Policy
 from autotc.processing import load_model
+from autotc.reducer import reducers
 from autotc.reuse_bench import reuse_benchmark
 from autotc.task import SPLITS, Example, Split, normalise
 from autotc.tasks.jsonl import Jsonl
@@ -135,6 +137,27 @@ def test_reuse_changes_no_figure(family: str, name: str) -> None:
     same(found, evaluator(family, False).evaluate(chosen, "search", 12))
     assert [t["site"] for t in found.trace] == [s.site for s in chosen.stages]
     assert all(t["kept"] <= t["asked"] + 1e-6 for t in found.trace)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in reducers.names()
+        if "projector" in (c := reducers.get(n)).sites and {*c.needs, *c.instead.values()} & {*TOWER}
+    ],
+)
+@pytest.mark.parametrize("family", ["llava", "qwen"])
+def test_what_looks_into_the_tower_sees_it_behind_a_cut_inside(family: str, name: str) -> None:
+    """The tower starts from recorded states, at the first block that anything behind it looks at."""
+    cut = evaluator(family).anatomy.vision.blocks_used - 1
+    chosen = policy(FAMILIES[family](), ("vision", cut, "uniform", 0.5), ("projector", None, name, 0.25))
+    try:
+        check(chosen, evaluator(family).anatomy)
+    except AutotcError as error:
+        pytest.skip(str(error))
+    found = evaluator(family).evaluate(chosen, "search", 4)
+    same(found, evaluator(family, False).evaluate(chosen, "search", 4))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
