@@ -94,12 +94,13 @@ class Informed:
                 self._known[seen.number] = features(policy), counts(policy, self._sizes)
 
     def _fresh(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
-        """Draw a point at the budget of its number, within the limits if one is found."""
+        """Draw a point at the budget of its number, within the limits if one is found, if need be at another budget."""
         space, point = self._space, {}
         budget = space.low * (space.high / space.low) ** budget_place(self._seed, number)
-        for _ in range(CANDIDATES):
-            drawn = from_unit(space.distributions, rng.random(len(space.distributions)))
-            point = {**drawn, "budget": budget}
+        for i in range(CANDIDATES):
+            point = from_unit(space.distributions, rng.random(len(space.distributions)))
+            if i < CANDIDATES // 2:
+                point["budget"] = budget
             if not space.limits or self._allowed(self._costs(space.decode(point).policy)):
                 break
         return point
