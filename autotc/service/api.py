@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -27,7 +27,6 @@ from autotc.service.roots import Roots
 from autotc.service.status import status, statuses
 from autotc.store import JobRow, Store, TokenRow
 from autotc.store.jobs import ENDS
-from autotc.tables.fronts import FrontView
 
 EVERY_S = 1.0
 MOST_STREAMS = 32
@@ -38,6 +37,7 @@ StudyName = Annotated[str, Path(max_length=200)]
 Limit = Annotated[float | None, Query(gt=0, allow_inf_nan=False)]
 Convention = Annotated[Literal["literature", "exact"] | None, Query()]
 Trial = Annotated[int | None, Query(ge=0, le=2**31 - 1)]
+T = TypeVar("T")
 
 
 class Refusal(BaseModel):
@@ -102,11 +102,10 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
             raise HTTPException(404, f"there is no job {job_id}")
         return job
 
-    def view_of(study: str, max_tflops: float | None, flops_convention: str | None) -> FrontView:
-        view = fronts.view(study, max_tflops, flops_convention)
-        if view is None:
+    def known(found: T | None) -> T:
+        if found is None:
             raise HTTPException(404, "there is no study of that name")
-        return view
+        return found
 
     @app.get("/healthz")
     def health() -> dict[str, str]:
@@ -178,11 +177,10 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         max_tflops: Limit = None,
         flops_convention: Convention = None,
         with_references: bool = False,
-    ) -> JSONResponse:
+    ) -> Response:
         """The Pareto front of a study within a limit, as `autotc front --json` prints it; nothing is run."""
-        view = view_of(study, max_tflops, flops_convention)
-        shown = (*view.front, *(view.references if with_references else ()))
-        return JSONResponse([view.as_dict(m) for m in shown])
+        document = known(fronts.document(study, max_tflops, flops_convention, with_references))
+        return Response(document, media_type="application/json")
 
     @app.get("/v1/studies/{study}/policy")
     def export(
@@ -193,7 +191,7 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         max_tflops: Limit = None,
     ) -> Response:
         """One policy of a study as a document, as `autotc export` writes it."""
-        document, _ = view_of(study, max_tflops, None).policy(best, trial)
+        document, _ = known(fronts.view(study, max_tflops)).policy(best, trial)
         return Response(document.json_text(), media_type="application/json")
 
     @app.exception_handler(AutotcError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from autotc.pareto import non_dominated
 from autotc.search._session import Progress
 from autotc.search.study import Study
-from autotc.service.fronts import LIMITS, Fronts
+from autotc.service.fronts import DOCUMENTS, LIMITS, Fronts
 from autotc.store import Store
 from autotc.tables.fronts import FrontView
 from tests.fakes import FakeEvaluator
@@ -110,3 +111,34 @@ def test_what_is_remembered_is_read_once_and_stays_small(
     assert again is not first and again == first
     assert len(reads) == 2 and reads[1] > 0
     assert fronts.view("nothing") is None and "nothing" not in fronts._studies
+
+
+def test_a_front_becomes_json_once_until_its_study_changes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    as_dict = FrontView.as_dict
+
+    def counted(self: FrontView, member: Any) -> Any:
+        made.append(member)
+        return as_dict(self, member)
+
+    fronts = Fronts(store)
+    expected = fresh(store, "done")
+    monkeypatch.setattr(FrontView, "as_dict", counted)
+    first = fronts.document("done", None, None, True)
+    assert first is not None and json.loads(first) == expected and len(made) == len(expected)
+    assert fronts.document("done", None, None, True) is first and len(made) == len(expected)
+    alone = fronts.document("done", None, None, False)
+    assert alone is not None and json.loads(alone) == [m for m in expected if not m["reference"]]
+    limited = fronts.document("done", 400.0, None, True)
+    assert limited is not None and limited != first
+    for i in range(DOCUMENTS + 5):
+        fronts.document("done", 300.0 + i, None, False)
+    assert len(fronts._studies["done"].documents) == DOCUMENTS
+    trial = store.trials("done", role="trial")[0]
+    store.add_numbers(trial.id, trial.numbers)
+    made.clear()
+    again = fronts.document("done", None, None, True)
+    assert again == first and len(made) == len(expected)
+    assert fronts.document("nothing", None, None, False) is None
