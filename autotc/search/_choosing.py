@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autotc.metrics import OBJECTIVES, Metric
 from autotc.policy import Policy
+from autotc.search._history import CONSTRAINT
 from autotc.search.space import Space
 from autotc.search.strategies import Proposed, Seen, calibrated_on, make
 
 _POLICY = "autotc:policy"
-_CONSTRAINTS = (
-    "constraints:"  # Optuna keeps a trial's constraints among its attributes, under names like this
-)
 
 
 class Chooser:
@@ -78,7 +76,7 @@ class Chooser:
         )
 
 
-def policy_of(trial: Trial | FrozenTrial, space: Space) -> Policy:
+def policy_of(trial: FrozenTrial, space: Space) -> Policy:
     """Return the policy that a trial stands for: its own, or the one that its point decodes to."""
     own = trial.user_attrs.get(_POLICY)
     return space.decode(trial.params).policy if own is None else Policy.model_validate(own)
@@ -94,7 +92,7 @@ def _seen(trial: FrozenTrial, objectives: tuple[Metric, ...]) -> Seen:
             trial.params,
             None if own is None else Policy.model_validate(own),
             trial.distributions,
-            {k: v for k, v in trial.system_attrs.items() if not k.startswith(_CONSTRAINTS)},
+            {k: v for k, v in trial.system_attrs.items() if not k.startswith(CONSTRAINT)},
         ),
         values[0] if objectives[0].maximise else -values[0],
         values[first],

@@ -4,37 +4,36 @@ The traps of Optuna 5 that decide how this is written (each has a test): constra
 very end, because a second write is ignored; a trial that could not be run is told COMPLETE with a violation,
 because no sampler learns from a failed one; telling a finished trial is skipped, not an error; retries and
 heartbeats are ours, because Optuna's only work inside `optimize()`; and a trial is drawn in memory and written
-whole, because Optuna writes each parameter in a transaction of its own.
+whole (`_history.py`), because Optuna writes each parameter in a transaction of its own.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.distributions import BaseDistribution
 from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from autotc.errors import StoreAway, StoreError
 from autotc.metrics import OBJECTIVES, Metric
 from autotc.search import samplers
+from autotc.search._history import LIVE, History
 from autotc.search._inverse import allowed
 from autotc.store.engine import KEEPALIVE, away
 
 _PRESETS = "autotc:presets"
 TRIES = 5
-_LIVE = (TrialState.COMPLETE, TrialState.RUNNING)
 
 
 class _FastConnection(sqlite3.Connection):
@@ -57,7 +56,7 @@ def storing(shown: str) -> Iterator[None]:
 
 
 class _Storage(RDBStorage):
-    """Optuna's storage, that leaves no connection behind when it could not be opened, and adds parameters at once."""
+    """Optuna's storage, that leaves no connection behind when it could not be opened."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         try:
@@ -71,26 +70,6 @@ class _Storage(RDBStorage):
         """Close the connections."""
         self.remove_session()
         self.engine.dispose()
-
-    def _set_trial_param_without_commit(
-        self,
-        session: Any,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None = None,
-    ) -> None:
-        # For each parameter Optuna looks whether the trial still runs, which was made in this transaction, and which
-        # distribution earlier trials had, which samplers see by themselves: most of what a new trial costs.
-        session.add(
-            models.TrialParamModel(
-                trial_id=trial_id,
-                param_name=param_name,
-                param_value=param_value_internal,
-                distribution_json=distribution_to_json(distribution),
-            )
-        )
 
 
 def _storage(url: str, options: dict[str, Any]) -> _Storage:
@@ -144,6 +123,7 @@ class Ledger:
             except BaseException:
                 self.close()
                 raise
+        self._history = History(self._storage.engine, self.study._study_id)
         self._copied = 0  # trials, by number, that are in memory
         self._open: dict[int, int | None] = {}  # of those that were running then, their ids in memory
         self._space = IntersectionSearchSpace(include_pruned=True)
@@ -166,15 +146,20 @@ class Ledger:
         with storing(self._shown):
             return len(self.study.user_attrs.get(_PRESETS, ()))
 
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials by number; neither the list nor they are to be changed."""
+        with storing(self._shown):
+            return self._history.read()
+
     def count(self) -> int:
         """Return how many trials there are, running ones included."""
-        with storing(self._shown):
-            return len(self.study.get_trials(deepcopy=False, states=_LIVE))
+        self.trials()
+        return self._history.live
 
     def running(self) -> list[FrozenTrial]:
         """Return the trials that somebody asked for and nobody told yet."""
-        with storing(self._shown):
-            return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self.trials()
+        return self._history.running()
 
     def ask(
         self,
@@ -182,7 +167,7 @@ class Ledger:
         total: int,
         given: Callable[[int], dict[str, Any]] | None = None,
         choose: Callable[[list[FrozenTrial], dict[str, Any] | None], FrozenTrial | None] | None = None,
-    ) -> Trial | None:
+    ) -> FrozenTrial | None:
         """Return a new trial with all its parameters, None when there are `total` already.
 
         Args:
@@ -191,8 +176,8 @@ class Ledger:
                 left; None when it has nothing more to try.
         """
         with storing(self._shown):
-            trials = self.study.get_trials(deepcopy=False)
-            if sum(t.state in _LIVE for t in trials) >= total:
+            trials = self._history.read()
+            if self._history.live >= total:
                 return None
             # those of another limit may lie outside of this one's budgets
             inside = (p for p in self._points if all(allowed(distributions[k], v) for k, v in p.items()))
@@ -201,26 +186,19 @@ class Ledger:
                 chosen = choose(trials, start)
                 if chosen is None:
                     return None
-                frozen = chosen
             else:
                 fixed = start or (given(len(trials)) if given is not None else {})
-                frozen = self._draw(trials, distributions, fixed)
-            trial_id = self._storage.create_new_trial(self.study._study_id, template_trial=frozen)
-            trial = Trial(self.study, trial_id)
-            return None if self._workers > 1 and self._drop(trial, total) else trial
+                chosen = self._draw(trials, distributions, fixed)
+            return self._history.add(chosen, total)
 
-    def drop(self, frozen: FrozenTrial, total: int) -> bool:
-        """Give up a running trial that is one too many, because two workers saw one place left; say whether it is."""
+    def drop(self, trial: FrozenTrial, total: int) -> bool:
+        """Give up a running trial when there are `total` before it; return whether there are."""
         with storing(self._shown):
-            return self._drop(self.handle(frozen), total)
-
-    def _drop(self, trial: Trial, total: int) -> bool:
-        ahead = self.study.get_trials(deepcopy=False, states=_LIVE)
-        if sum(t.number < trial.number for t in ahead) < total:
-            return False
-        with suppress(UpdateFinishedTrialError):
-            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-        return True
+            ahead = self._history.read()[: trial.number]
+            if sum(t.state in LIVE for t in ahead) < total:
+                return False
+            self._history.finish(trial, TrialState.FAIL)
+            return True
 
     def _draw(
         self,
@@ -273,21 +251,16 @@ class Ledger:
                 self._open[there.number] = memory.create_new_trial(study, there) if liar else None
         self._copied = len(trials)
 
-    def handle(self, frozen: FrozenTrial) -> Trial:
-        """Return a running trial as one that can be told."""
-        with storing(self._shown):
-            return Trial(self.study, frozen._trial_id)
+    def tell(self, trial: FrozenTrial, values: Sequence[float], violations: Mapping[str, float]) -> None:
+        """Finish a trial; one that is finished already, or is so in this moment by another worker, stays as it is.
 
-    def tell(self, trial: Trial, values: tuple[float, ...], violations: Mapping[str, float]) -> None:
-        """Finish a trial; one that is finished already, or is so in this moment by another worker, stays as it is."""
-        with storing(self._shown), suppress(UpdateFinishedTrialError):
-            if self._storage.get_trial(trial._trial_id).state.is_finished():
-                return
-            there = trial.constraints
-            for name, violation in violations.items():
-                if name not in there:
-                    trial.set_constraint(name, violation)
-            self.study.tell(trial, values, skip_if_finished=True)
+        Optuna's samplers take no NaN: a trial with one is failed.
+        """
+        with storing(self._shown):
+            if any(math.isnan(value) for value in values):
+                self._history.finish(trial, TrialState.FAIL)
+            else:
+                self._history.finish(trial, TrialState.COMPLETE, values, violations)
 
 
 def _is_at(trial: FrozenTrial, point: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
 from autotc._outcomes import Outcomes
 from autotc.device.gauge import MEASURED, Gauged
@@ -135,7 +135,7 @@ class Loop:
         left = self.session.clock.left_s
         return left is not None and left <= self._reserve_s(self.board)
 
-    def _ask(self) -> tuple[Trial, int, Policy] | None:
+    def _ask(self) -> tuple[FrozenTrial, int, Policy] | None:
         session = self.session
         if self.plateau() is not None:
             return None  # what is running elsewhere is waited for, as at the last trial
@@ -154,7 +154,7 @@ class Loop:
         place = budget_place(self.session.spec.seed, number)
         return {"budget": space.low * (space.high / space.low) ** place}
 
-    def _enter(self, trial: Trial) -> tuple[Trial, int, Policy] | None:
+    def _enter(self, trial: FrozenTrial) -> tuple[FrozenTrial, int, Policy] | None:
         session = self.session
         with session.clock.part("decode"):
             policy = policy_of(trial, session.space)
@@ -170,7 +170,7 @@ class Loop:
             policy, (space.full.visual_tokens(r.width, r.height, r.images) for r in space.workload.requests)
         )
 
-    def _adopt(self) -> tuple[Trial, int, Policy] | None:
+    def _adopt(self) -> tuple[FrozenTrial, int, Policy] | None:
         """Take up a trial whose worker is gone; what it had stored is told, the rest is run."""
         running = self.ledger.running()
         if not running:
@@ -182,11 +182,11 @@ class Loop:
             if row is None:
                 # by another clock it may be of any age: then the lease decides who runs it
                 if abs(age_s(frozen)) > ORPHAN_S and not self.ledger.drop(frozen, self.session.spec.trials):
-                    return self._enter(self.ledger.handle(frozen))
+                    return self._enter(frozen)
             elif row.state != "running":
                 self._tell_stored(frozen, row)
             elif self.session.store.lease(row.id, self.worker, self.lease_s):
-                return self.ledger.handle(frozen), row.id, row.policy
+                return frozen, row.id, row.policy
         return None
 
     def _tell_stored(self, frozen: FrozenTrial, row: TrialRow) -> None:
@@ -196,7 +196,7 @@ class Loop:
         if row.state == "screened" and self.session.screen is not None:
             figures[QUALITY.name] = _fidelity.told(row.numbers, self.session.screen.line)
         values = told(figures, row.costs, self.session.objectives)
-        self.ledger.tell(self.ledger.handle(frozen), values, row.violations)
+        self.ledger.tell(frozen, values, row.violations)
 
     @staticmethod
     def _fresh(row: TrialRow) -> bool:
@@ -205,7 +205,7 @@ class Loop:
 
     # --- doing it ---
 
-    def _do(self, trial: Trial, trial_id: int, policy: Policy) -> None:
+    def _do(self, trial: FrozenTrial, trial_id: int, policy: Policy) -> None:
         session = self.session
         costs = session.cost(policy).as_dict()
         limits = session.spec.all_constraints()
@@ -275,7 +275,7 @@ class Loop:
 
     def _screen_out(
         self,
-        trial: Trial,
+        trial: FrozenTrial,
         trial_id: int,
         sight: Sight,
         rival: Entry,
@@ -296,7 +296,12 @@ class Loop:
         self._finish(trial, trial_id, sight.low, costs, violations, done)
 
     def _repeat(
-        self, trial: Trial, trial_id: int, twin: TrialRow, violations: dict[str, float], measured: Gauged
+        self,
+        trial: FrozenTrial,
+        trial_id: int,
+        twin: TrialRow,
+        violations: dict[str, float],
+        measured: Gauged,
     ) -> None:
         """Answer a policy that was run before from the store."""
         session = self.session
@@ -342,7 +347,7 @@ class Loop:
 
     def _finish(
         self,
-        trial: Trial,
+        trial: FrozenTrial,
         trial_id: int,
         quality: float | None,
         costs: dict[str, Any],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages._rdb import models
@@ -26,7 +26,7 @@ def add_history(ledger: Ledger, made: Sequence[Made], distributions: Mapping[str
         made: trials with values for all of the distributions.
     """
     words = {name: distribution_to_json(d) for name, d in distributions.items()}
-    now, study = datetime.now(), ledger.study._study_id
+    now, study = datetime.now(UTC).replace(tzinfo=None), ledger.study._study_id
     finite = models.TrialValueModel.TrialValueType.FINITE
     engine = ledger._storage.engine
     with engine.begin() as connection:

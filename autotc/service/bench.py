@@ -126,7 +126,7 @@ def _worker(store: Store, name: str, size: int, repeats: int, space: Space) -> l
     worker, random = worker_name(), np.random.default_rng(1)
     ledger = _ledger(store, name)
     distributions = space.distributions
-    opened, trials = _once("history read by a new worker", size, lambda: ledger.study.get_trials(False))
+    opened, trials = _once("history read by a new worker", size, lambda: ledger.trials())
     read, (at, rows) = _once("trials read by a new worker", size, lambda: store.changed(name))
     policy = rows[-1].policy
     figures, costs = rows[0].numbers, rows[0].costs
@@ -164,7 +164,7 @@ def _worker(store: Store, name: str, size: int, repeats: int, space: Space) -> l
         _step("tell", size, told),
         _step("ask and tell, besides the sampler", size, both, BARS.get(size)),
     ]
-    trials = ledger.study.get_trials(deepcopy=False)
+    trials = ledger.trials()
     chooser = Chooser("default", space, 0)
     _timed(lambda: chooser(trials))  # reads the history, once a worker
     times = [_timed(lambda: chooser(trials)) for _ in range(repeats)]

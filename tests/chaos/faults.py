@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import Trial
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+
+from autotc.search import _history
+from autotc.search._history import History
 
 
 def die() -> None:
@@ -38,19 +40,27 @@ def killed_in_commit(number: int, seed: int) -> None:
     event.listen(Engine, "commit", commit)
 
 
-def killed_between_constraint_and_tell(number: int) -> None:
-    """Be killed when the sampler has a trial's constraints and not yet its values."""
-    write = Trial.set_constraint
+def killed_while_telling(number: int) -> None:
+    """Be killed when some of what the sampler is told is written and nothing of it committed.
+
+    Args:
+        number: 1: a trial's state and constraints; 2: its values as well.
+    """
+    insert, finish = _history._insert, History.finish
     left = number
 
-    def once(self: Trial, key: str, value: float) -> None:
+    def once(*args: Any, **kwargs: Any) -> None:
         nonlocal left
-        write(self, key, value)
+        insert(*args, **kwargs)
         left -= 1
         if left == 0:
             die()
 
-    Trial.set_constraint = once  # type: ignore[method-assign]
+    def telling(self: History, *args: Any, **kwargs: Any) -> bool:
+        _history._insert = once
+        return finish(self, *args, **kwargs)
+
+    History.finish = telling  # type: ignore[method-assign]
 
 
 def own_clock(file: Path) -> None:
