@@ -126,10 +126,11 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         """Queue a search."""
         return status(store, queue.submit_over_http(store, spec, roots, token.name)).as_dict()
 
-    @app.get("/v1/jobs")
-    def list_jobs(token: Reads, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[dict[str, Any]]:
+    # answers that are JSON already are not checked once more, which would take longer than all the rest
+    @app.get("/v1/jobs", response_model=list[dict[str, Any]])
+    def list_jobs(token: Reads, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> JSONResponse:
         """The latest jobs, in the order they were submitted."""
-        return [s.as_dict() for s in statuses(store, limit)]
+        return JSONResponse([s.as_dict() for s in statuses(store, limit)])
 
     @app.get("/v1/jobs/{job_id}")
     def show_job(token: Reads, job_id: JobId) -> dict[str, Any]:
@@ -163,13 +164,13 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    @app.get("/v1/studies")
-    def list_studies(token: Reads) -> list[dict[str, Any]]:
+    @app.get("/v1/studies", response_model=list[dict[str, Any]])
+    def list_studies(token: Reads) -> JSONResponse:
         """All studies with the number of their trials by state."""
         shown = ("name", "state", "evaluated_on", "created", "counts")
-        return [{k: row.as_dict()[k] for k in shown} for row in store.studies()]
+        rows = [row.as_dict() for row in store.studies()]
+        return JSONResponse([{k: row[k] for k in shown} for row in rows])
 
-    # an answer that is JSON already is not checked once more, which would take longer than all the rest
     @app.get("/v1/studies/{study}/front", response_model=list[dict[str, Any]])
     def front(
         token: Reads,
