@@ -1,9 +1,10 @@
 """What each freedom of a policy is worth: searches within ever larger parts of the space, their picks run for real.
 
 The steps: a published recipe as it is, with its keeps and depths tuned, any one method at one place, at any depth, at
-several depths, several methods mixed, and methods' own parameters. Each searches with the same strategy and as many
-evaluations on the test-bed, and knows the published recipes besides; what is picked at each budget is then run on
-examples that neither the test-bed nor the search has seen, next to smaller images of the same cost.
+several depths, several methods mixed, methods' own parameters, and the parts of methods recombined. Each searches with
+the same strategy and as many evaluations on the test-bed, from the published recipes that lie in its part. At each
+budget a short list of what it finds is run on selection examples, which neither the test-bed nor the search has seen,
+and the best of these on held-out ones, next to smaller images of the same cost.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from autotc._outcomes import Outcomes, shared
 from autotc.policy import Policy
+from autotc.reducer import reducers as registry
 from autotc.search._dimensions import NONE
 from autotc.search._inverse import encode
 from autotc.search.space import Proposal, Space
@@ -23,10 +25,18 @@ from autotc.search.strategies.base import Seen
 from autotc.search.strategies.default import Informed
 from autotc.statistics import Interval, paired
 from autotc.statistics import share as share_of
+from autotc.task import Split
 from autotc.testbed.bed import Bed
 
 BASELINE = "smaller images"
-MISSES = 4  # proposals outside of a step's part of the space for each one inside, at most
+FIXED = (
+    BASELINE,
+    "best recipe as published",
+)  # steps without a search; the first one after them tunes recipes
+LISTED = 8  # policies run on selection examples for each step and budget
+MISSES = (
+    4  # proposals outside of a step's part of the space, or tried before, for each new one inside, at most
+)
 DEFAULTS = 0.25  # place of a reducer's default parameters
 Point = dict[str, Any]
 
@@ -82,7 +92,8 @@ def steps(space: Space, recipes: Sequence[Policy]) -> tuple[Step, ...]:
         Step("+ position", lambda p: _default(_single(p), p), _one),
         Step("+ several depths", lambda p: _default(_same(p, space), p), _one_method),
         Step("+ several methods", lambda p: _default(p, p), _plain),
-        Step("+ their parameters", lambda p: p, lambda p: bool(p.stages)),
+        Step("+ their parameters", lambda p: p, _published),
+        Step("+ recombined parts", lambda p: p, lambda p: bool(p.stages)),
     )
 
 
@@ -140,7 +151,11 @@ def _one_method(policy: Policy) -> bool:
 
 
 def _plain(policy: Policy) -> bool:
-    return bool(policy.stages) and not any(s.params for s in policy.stages)
+    return _published(policy) and not any(s.params for s in policy.stages)
+
+
+def _published(policy: Policy) -> bool:
+    return bool(policy.stages) and not any(registry.get(s.reducer).crossed for s in policy.stages)
 
 
 @dataclass(frozen=True)
@@ -153,41 +168,43 @@ class Tried:
 
 
 def search_part(bed: Bed, step: Step, seed: int, evaluations: int) -> list[Tried]:
-    """Return what the default strategy tries within a part of the space, every trial on all search examples."""
+    """Return what the default strategy tries within a part of the space, every trial on all search examples.
+
+    It starts from the published recipes that lie there, which are measured already and cost nothing.
+    """
     part = Part(bed.space, step.restrict)
     chooser = Informed(part, seed)  # type: ignore[arg-type]
-    starts = [
-        p
-        for q in (bed.policies[i] for i in np.flatnonzero(bed.presets))
-        if step.holds(q)
-        if (p := encode(bed.space, q))
-    ]
-    starts = starts[:: max(1, len(starts) // 12)][:12]
-    examples = len(bed.parts["search"])
+    recipes = [bed.policies[i] for i in np.flatnonzero(bed.presets)]
+    starts = [p for q in recipes if step.holds(q) and (p := encode(bed.space, q))]
     found: dict[tuple[object, ...], Tried] = {}
     history: list[Seen] = []
-    most = evaluations // examples
-    while len(found) < most and len(history) < (1 + MISSES) * most:
+    most, free, missed = evaluations // len(bed.parts["search"]), 0, 0
+    while len(found) - free < most and missed < MISSES * most:
         number = len(history)
-        proposed = chooser.propose(history, number, starts[number] if number < len(starts) else None)
+        start = starts[number] if number < len(starts) else None
+        proposed = chooser.propose(history, number, start)
         policy = part.decode(proposed.params).policy
         if not step.holds(policy):
             history.append(Seen(number, proposed, 0.0, 0.0, {"step": 1.0}))
+            missed += 1
             continue
         key = bed.identity(policy)
         if key not in found:
             answers = bed.answers(policy)
             found[key] = Tried(policy, answers.cost, answers.correct)
+            free += start is not None
+        else:
+            missed += 1
         one = found[key]
         history.append(Seen(number, proposed, float(one.correct[bed.parts["search"]].mean()), one.cost))
     return list(found.values())
 
 
-def pick(bed: Bed, tried: Sequence[Tried], limit: float) -> Tried | None:
-    """Return the best within a cost by what is seen when picking: the search and the selection examples."""
+def shortlist(bed: Bed, tried: Sequence[Tried], limit: float, n: int = 1) -> list[Tried]:
+    """Return the `n` best within a cost by what the test-bed says of the search and the selection examples."""
     index = np.concatenate([bed.parts["search"], bed.parts["selection"]])
-    within = [t for t in tried if t.cost <= limit * (1 + 1e-9)]
-    return max(within, key=lambda t: (float(t.correct[index].mean()), -t.cost), default=None)
+    within = {bed.identity(t.policy): t for t in tried if t.cost <= limit * (1 + 1e-9)}
+    return sorted(within.values(), key=lambda t: (-float(t.correct[index].mean()), t.cost))[:n]
 
 
 def recipes(bed: Bed, images: bool = False) -> list[Tried]:
@@ -205,7 +222,7 @@ def ablate(
     bed: Bed,
     seeds: int,
     evaluations: int,
-    run: Callable[[Policy], Outcomes],
+    run: Callable[[Policy, Split], Outcomes],
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Return what each step reaches at each budget, as plain JSON data.
@@ -214,37 +231,39 @@ def ablate(
         bed: the test-bed.
         seeds: searches of each step; what is run is the best of all of them, as picked.
         evaluations: of an example, for each search.
-        run: evaluates a policy of the full model on held-out examples.
+        run: evaluates a policy of the full model on the selection examples, or on the held-out ones.
         say: called with a line of progress.
     """
     published = recipes(bed)
-    courses: list[tuple[str, list[list[Tried]]]] = [
-        (BASELINE, [recipes(bed, images=True)]),
-        ("best recipe as published", [published]),
-    ]
+    fixed = [recipes(bed, images=True)], [published]
+    courses: list[tuple[str, list[list[Tried]]]] = list(zip(FIXED, fixed, strict=True))
     for step in steps(bed.space, [t.policy for t in published]):
         courses.append((step.name, [search_part(bed, step, seed, evaluations) for seed in range(seeds)]))
         say(f"{step.name}: {seeds} searches of {evaluations:,} evaluations")
-    ran: dict[str, Outcomes] = {}
+    ran: dict[tuple[str, Split], Outcomes] = {}
 
-    def answers(policy: Policy) -> Outcomes:
-        if policy.id not in ran:
-            ran[policy.id] = run(policy)
-        return ran[policy.id]
+    def answers(policy: Policy, split: Split) -> Outcomes:
+        if (policy.id, split) not in ran:
+            ran[policy.id, split] = run(policy, split)
+        return ran[policy.id, split]
 
     rows = []
     for share, limit in sorted(bed.limits.items(), reverse=True):
         before: Outcomes | None = None
         images: Outcomes | None = None
-        for name, searches in courses:
+        tuned: Outcomes | None = None
+        for place, (name, searches) in enumerate(courses):
             known = [] if name == BASELINE else published  # to every step: they are measured first
-            chosen = pick(bed, [*known, *(t for search in searches for t in search)], limit)
-            if chosen is None:
+            listed = shortlist(bed, [*known, *(t for search in searches for t in search)], limit, LISTED)
+            if not listed:
                 continue
-            say(f"{bed.tokens(share)} tokens, {name}: running {chosen.policy.describe()}")
-            outcomes = answers(chosen.policy)
+            say(f"{bed.tokens(share)} tokens, {name}: running {len(listed)} policies")
+            quality = {t.policy.id: float(answers(t.policy, "selection").correct.mean()) for t in listed}
+            chosen = max(listed, key=lambda t: (quality[t.policy.id], -t.cost))
+            outcomes = answers(chosen.policy, "held-out")
             images = outcomes if name == BASELINE else images
-            each = [p for search in searches if (p := pick(bed, [*known, *search], limit)) is not None]
+            tuned = outcomes if place == len(FIXED) else tuned
+            each = [p for search in searches for p in shortlist(bed, [*known, *search], limit)]
             on_bed = np.array([p.correct[bed.parts["held-out"]].mean() for p in each])
             rows.append(
                 {
@@ -254,9 +273,12 @@ def ablate(
                     "policy": chosen.policy.describe(),
                     "policy_id": chosen.policy.id,
                     "cost": chosen.cost,
+                    "listed": len(listed),
+                    "selection": quality[chosen.policy.id],
                     "quality": _limits(share_of(outcomes.correct, outcomes.image)),
                     "n": len(outcomes),
                     "against_images": _difference(outcomes, images),
+                    "against_tuned": _difference(outcomes, tuned),
                     "against_before": None if name == BASELINE else _difference(outcomes, before),
                     "on_bed": float(on_bed.mean()),
                     "on_bed_stderr": float(on_bed.std(ddof=1) / np.sqrt(len(on_bed)))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autotc.errors import SpecError
-from autotc.testbed.ablation import BASELINE
+from autotc.testbed.ablation import BASELINE, LISTED
 
 
 def write(found: dict[str, Any], picture: str, made: str) -> str:
@@ -24,17 +24,15 @@ def write(found: dict[str, Any], picture: str, made: str) -> str:
         f"For {found['model']}. From the third on, each step may do all that the one above it may, and one thing more. "
         f"It is searched {found['seeds']} times on the test-bed ({found['status']}) with "
         f"{found['evaluations']:,} evaluations of an example each, by the same strategy, and knows the recipes as "
-        "published besides. What is picked "
-        f"within the exact cost of so many tokens is then run on {n} examples that neither the test-bed nor the search "
-        "has seen. Differences are paired, with 95 % intervals over images.",
+        f"published besides. The {LISTED} most promising within the exact cost of so many tokens are then run on {n} "
+        f"selection examples, which neither the test-bed nor the search has seen, and the best of them on {n} held-out "
+        "ones. Differences are paired, with 95 % intervals over images.",
         "",
         f"![Accuracy by step and budget]({picture})",
         "",
         *_tables(found),
         "The accuracy on the test-bed is that of its held-out part, mean of the searches ± one standard error. Where "
-        "it lies above the one that was run, the test-bed was too kind to policies between those it has measured. Not "
-        "among the steps: signals, selectors and mergers of different methods put together anew, which the space does "
-        "not hold.",
+        "it lies above the one that was run, the test-bed was too kind to policies between those it has measured.",
         "",
         f"Made by `autotc bench ablation`; {made}.",
     ]
@@ -53,9 +51,9 @@ def _tables(found: dict[str, Any]) -> list[str]:
         lines += [
             f"## Exact cost of {tokens} tokens: {rows[0]['limit']:,.0f} TFLOP per 1,000 requests",
             "",
-            "| step | accuracy, % | against the step above, points | against smaller images, points "
-            "| on the test-bed, % | TFLOP | policy |",
-            "|---|---|---|---|---|---|---|",
+            "| step | accuracy, % | against the step above, points | against the tuned recipe, points "
+            "| against smaller images, points | on the test-bed, % | TFLOP | policy |",
+            "|---|---|---|---|---|---|---|---|",
             *(_row(r) for r in rows),
             "",
         ]
@@ -68,6 +66,7 @@ def _row(r: dict[str, Any]) -> str:
         r["step"],
         f"{100 * r['quality']['value']:.1f}",
         _points(r["against_before"]),
+        _points(r["against_tuned"]),
         _points(r["against_images"]),
         f"{100 * r['on_bed']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}"),
         f"{r['cost']:,.0f}",

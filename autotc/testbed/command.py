@@ -169,7 +169,7 @@ def ablation(
         out: folder of the test-bed.
         model: alias of the full model.
         seeds, evaluations: searches of each step, and what each may use.
-        examples: of the held-out split, that picks are run on.
+        examples: of the selection split and of the held-out one, that picks are run on.
         threads: of torch.
         say: called with a line of progress.
     """
@@ -181,7 +181,7 @@ def ablation(
         bed,
         seeds,
         evaluations,
-        lambda policy: evaluator.evaluate(space.to_evaluated(policy), "held-out", examples),
+        lambda policy, split: evaluator.evaluate(space.to_evaluated(policy), split, examples),
         say,
     )
 

@@ -12,16 +12,17 @@ from autotc.errors import SpecError
 from autotc.policy import Policy
 from autotc.search._inverse import encode
 from autotc.search.strategies.points import from_unit
+from autotc.task import Split
 from autotc.testbed import ablation_page, command
-from autotc.testbed.ablation import BASELINE, Part, ablate, pick, recipes, search_part, steps
+from autotc.testbed.ablation import BASELINE, FIXED, Part, ablate, recipes, search_part, shortlist, steps
 from tests.fakes import FakeEvaluator
 from tests.testbed.beds import bed, space
 
 NAMES = [s.name for s in steps(space(), [t.policy for t in recipes(bed())])]
 
 
-def run(policy: Policy) -> Outcomes:
-    return FakeEvaluator().evaluate(policy, "held-out", 64)
+def run(policy: Policy, split: Split) -> Outcomes:
+    return FakeEvaluator().evaluate(policy, split, 64)
 
 
 @pytest.mark.parametrize("place", range(len(NAMES)), ids=NAMES)
@@ -60,15 +61,35 @@ def test_a_recipe_is_a_point_of_the_part_that_tunes_it() -> None:
             )
 
 
-def test_what_is_picked_costs_no_more_and_is_best_by_what_is_seen() -> None:
+def test_the_short_list_costs_no_more_and_is_best_by_what_is_seen() -> None:
     limit = float(np.median([t.cost for t in recipes(bed())]))
-    chosen = pick(bed(), recipes(bed()), limit)
-    assert chosen is not None and chosen.cost <= limit
+    listed = shortlist(bed(), recipes(bed()), limit, 3)
+    assert len(listed) == 3 and all(t.cost <= limit for t in listed)
     seen = np.concatenate([bed().parts["search"], bed().parts["selection"]])
-    assert all(
-        t.correct[seen].mean() <= chosen.correct[seen].mean() for t in recipes(bed()) if t.cost <= limit
-    )
-    assert pick(bed(), recipes(bed()), 0.0) is None
+    qualities = [float(t.correct[seen].mean()) for t in listed]
+    ids = {t.policy.id for t in listed}
+    others = [t for t in recipes(bed()) if t.cost <= limit and t.policy.id not in ids]
+    assert qualities == sorted(qualities, reverse=True)
+    assert all(t.correct[seen].mean() <= qualities[-1] for t in others)
+    assert shortlist(bed(), recipes(bed()), 0.0) == []
+
+
+def test_the_best_of_the_short_list_on_selection_examples_is_what_is_reported() -> None:
+    ran: list[tuple[str, str]] = []
+
+    def noted(policy: Policy, split: Split) -> Outcomes:
+        ran.append((policy.id, split))
+        return run(policy, split)
+
+    found = ablate(bed(), 1, 2000, noted)
+    assert len(set(ran)) == len(ran)
+    for row in found["rows"]:
+        assert (row["policy_id"], "selection") in ran and (row["policy_id"], "held-out") in ran
+        tuned = next(r for r in found["rows"] if r["step"] == NAMES[0] and r["tokens"] == row["tokens"])
+        assert (row["against_tuned"] is None) == (
+            row["policy_id"] == tuned["policy_id"] or row["step"] in FIXED
+        )
+    assert len([1 for _, split in ran if split == "held-out"]) == len({r["policy_id"] for r in found["rows"]})
 
 
 def test_the_page_shows_every_step_at_every_budget(tmp_path: Path) -> None:
