@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autotc.assignment import Assignment, merge, select
 from autotc.kernels import greedy_volume
-from autotc.reducer import Budget, Preset, PresetStage, Reducer, Shape, Source, TokenView, budgets, param
+from autotc.reducer import Budget, Reducer, Shape, Source, TokenView, budgets, param
 from autotc.scoring import cosine, heads, nearest, order_mask, spread, top_mask
 
 
@@ -38,14 +38,6 @@ class Recombined(Reducer):
     query_aware: ClassVar[bool] = True
     relevance: ClassVar[Literal["clip", "embedding", "none"]] = "embedding"
     crossed: ClassVar[bool] = True
-    presets: ClassVar[tuple[Preset, ...]] = (
-        Preset(
-            "recombined",
-            lambda anatomy: (PresetStage("projector", 1 / 3),),
-            note="attention and text, half by both and half by distance, the rest merged",
-        ),
-    )
-
     signal: str = param(
         "both", choices=("attention", "text", "both"), help="What says how much a token matters."
     )

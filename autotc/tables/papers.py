@@ -40,7 +40,9 @@ def summary(found: Sequence[Paper]) -> str:
 
 def outside() -> str:
     """Return one sentence on the reducers that stand for no system of the catalogue."""
-    baselines = [cls.name for cls in unlisted() if cls.source.arxiv is None]
+    unpublished = [cls for cls in unlisted() if cls.source.arxiv is None]
+    own = [cls.name for cls in unpublished if cls.crossed]
+    baselines = [cls.name for cls in unpublished if not cls.crossed]
     other = [f"{cls.name} (arXiv {cls.source.arxiv})" for cls in unlisted() if cls.source.arxiv]
-    text = f"Reducers beside these: {', '.join(baselines)} (baselines)"
+    text = f"Reducers beside these: {', '.join(baselines)} (baselines), {', '.join(own)} (own)"
     return f"{text}; {', '.join(other)}, whose papers the catalogue does not have." if other else f"{text}."
