@@ -13,7 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -58,8 +58,8 @@ def run(trials: int, seconds: float, rate: float, say: Callable[[str], None]) ->
         before = os.getloadavg()
         with _server(store.url, Path(folder)) as (port, pid):
             paths = _paths(study, job.id)
-            client = _Client(port, secret)
-            first = max(client.get(path)[0] for path in dict.fromkeys(paths))
+            with closing(_Client(port, secret)) as client:
+                first = max(client.get(path)[0] for path in dict.fromkeys(paths))
             say(f"{rate:g} requests a second for {seconds:g} s")
             used = _cpu_s(pid)
             times, errors = _drive(port, secret, paths, seconds, rate)
@@ -142,15 +142,16 @@ def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end and server.poll() is None:
         try:
-            if _Client(port, "").get("/healthz")[1] == 200:
-                return
+            with closing(_Client(port, "")) as client:
+                if client.get("/healthz")[1] == 200:
+                    return
         except OSError:
             time.sleep(0.1)
     raise AutotcError(f"autotc serve did not start: {log.read_text(errors='replace')[-500:]}")
 
 
 class _Client:
-    """One connection that is kept open."""
+    """One connection that is kept open, and made again after it broke."""
 
     def __init__(self, port: int, secret: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -163,6 +164,10 @@ class _Client:
         answer = self._connection.getresponse()
         answer.read()
         return time.perf_counter() - begin, answer.status
+
+    def close(self) -> None:
+        """Close the connection; the next request makes another."""
+        self._connection.close()
 
 
 def _count(seconds: float, rate: float) -> int:
@@ -182,18 +187,18 @@ def _drive(
     errors: list[str] = []
 
     def work() -> None:
-        client = _Client(port, secret)
-        while (given := waiting.get()) is not None:
-            path, due = given
-            try:
-                status = client.get(path)[1]
-            except (OSError, http.client.HTTPException) as error:
-                errors.append(f"{path}: {error}")
-                client = _Client(port, secret)
-                continue
-            if status != 200:
-                errors.append(f"{path}: {status}")
-            times[path.partition("?")[0]].append(time.perf_counter() - due)
+        with closing(_Client(port, secret)) as client:
+            while (given := waiting.get()) is not None:
+                path, due = given
+                try:
+                    status = client.get(path)[1]
+                except (OSError, http.client.HTTPException) as error:
+                    errors.append(f"{path}: {error}")
+                    client.close()
+                    continue
+                if status != 200:
+                    errors.append(f"{path}: {status}")
+                times[path.partition("?")[0]].append(time.perf_counter() - due)
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(CLIENTS)]
     for worker in workers:
