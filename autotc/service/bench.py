@@ -19,6 +19,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotc.environment import environment
+from autotc.errors import SpecError
 from autotc.search._choosing import Chooser
 from autotc.search._ledger import Ledger
 from autotc.search.ledger_sample import add_history
@@ -50,6 +51,9 @@ def run(url: str | None, trials: int, repeats: int, space: Space, say: Say) -> d
         url: of a database that is empty, or was filled by an earlier run; None for a SQLite file that is removed.
         repeats: of each step.
         space: whose parameters the trials have, with others up to `PARAMETERS`.
+
+    Raises:
+        SpecError: the database holds other studies than an earlier run's.
 
     Returns:
         {"database", "trials", "environment", "load", "fill_s", "steps": [{"step", "trials", "p50_s", "p99_s", "cpu_s",
@@ -88,6 +92,12 @@ def _fill(
     store: Store, sizes: list[int], distributions: Mapping[str, BaseDistribution], say: Say
 ) -> list[str]:
     if store.exists() and (there := store.studies()):
+        filled = [(f"{i:016x}", n) for i, n in enumerate(sizes)]
+        if [(row.fingerprint, row.spec.get("trials")) for row in there] != filled:
+            raise SpecError(
+                f"--storage: {store.url_shown} holds studies that this command did not write, or wrote with another "
+                "--trials. It adds trials to what it times: name an empty database, or the same --trials"
+            )
         say(f"{store.url_shown} is filled already")
         return [row.name for row in there]
     ledgers: dict[str, Ledger] = {}
