@@ -105,11 +105,11 @@ def solve_keep(
     def keep(i: int) -> float:
         return min(high, max(low, round(i * unit, 6)))
 
-    def fits(i: int) -> bool:
+    def cost(i: int) -> float:
         stages[index] = _with_keep(stages[index], keep(i))
-        return total_tflops(stages, anatomy, workload, convention, charge) <= max_tflops
+        return total_tflops(stages, anatomy, workload, convention, charge)
 
-    best = _largest(fits, first, max(first, last))
+    best = _largest(cost, max_tflops, first, max(first, last))
     return None if best is None else keep(best)
 
 
@@ -232,10 +232,10 @@ def scale_policy(
         keeps = (max(STEP, round(min(1.0, s.keep * i * unit), 6)) if s.keep else 0.0 for s in first)
         return tuple(map(_with_keep, first, keeps))
 
-    def fits(i: int) -> bool:
-        return total_tflops(scaled(i), anatomy, workload, convention, charge) <= max_tflops
+    def cost(i: int) -> float:
+        return total_tflops(scaled(i), anatomy, workload, convention, charge)
 
-    best = _largest(fits, 1, math.ceil(1 / (min(positive) * unit)))
+    best = _largest(cost, max_tflops, 1, math.ceil(1 / (min(positive) * unit)))
     if best is None:
         return None
     stages = scaled(best)
@@ -272,13 +272,26 @@ def _with_keep(stage: Stage, keep: float) -> Stage:
     return stage if stage.keep == keep else stage.model_copy(update={"keep": keep})
 
 
-def _largest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
-    """Return the largest whole number in low..high that fits; what fits, fits for every smaller one too."""
-    if not fits(low):
+def _largest(cost: Callable[[int], float], limit: float, low: int, high: int) -> int | None:
+    """Return the largest whole number in low..high that costs at most the limit, None where none does.
+
+    What fits, fits for every smaller one too. Costs are nearly linear, so most steps go where a straight line between
+    the ends meets the limit; every third halves what is left, whatever the curve.
+    """
+    least = cost(low)
+    if least > limit:
         return None
-    if fits(high):
+    most = cost(high)
+    if most <= limit:
         return high
+    step = 0
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        step += 1
+        share = (limit - least) / (most - least) if step % 3 else 0.5
+        middle = min(high - 1, low + max(1, int(share * (high - low))))
+        value = cost(middle)
+        if value <= limit:
+            low, least = middle, value
+        else:
+            high, most = middle, value
     return low

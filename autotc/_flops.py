@@ -188,11 +188,20 @@ def tower_flops(anatomy: Anatomy, schedule: Schedule) -> float:
     v = anatomy.vision
     w, unit = v.width, anatomy.image.merge**2
     total = 2.0 * schedule.grid[0] * schedule.grid[1] * unit * v.patch_inputs * w
-    for block, (seen, through) in enumerate(zip(schedule.attention, schedule.mlp, strict=True)):
-        rows = seen * unit + v.prefix
-        total += 8.0 * rows * w * w + 4.0 * attention_pairs(anatomy, schedule, block) * w
-        total += 2.0 * (through * unit + v.prefix) * v.mlp_matrices * w * v.mlp
+    kinds = Counter(zip(schedule.attention, schedule.mlp, _windowed(anatomy), strict=True))
+    for (seen, through, windowed), times in kinds.items():
+        block = (
+            8.0 * (seen * unit + v.prefix) * w * w + 4.0 * _pairs(anatomy, schedule.grid, seen, windowed) * w
+        )
+        total += times * (block + 2.0 * (through * unit + v.prefix) * v.mlp_matrices * w * v.mlp)
     return schedule.tiles * total
+
+
+@lru_cache(maxsize=64)
+def _windowed(anatomy: Anatomy) -> tuple[bool, ...]:
+    """Return which vision blocks attend within windows."""
+    v = anatomy.vision
+    return tuple(bool(v.window_patches) and block not in v.full_blocks for block in range(v.blocks))
 
 
 def attention_pairs(anatomy: Anatomy, schedule: Schedule, block: int) -> float:
@@ -201,11 +210,15 @@ def attention_pairs(anatomy: Anatomy, schedule: Schedule, block: int) -> float:
     Windows at the border are smaller. After a cut every window is taken to keep the same share of its tokens:
     which ones lose theirs depends on the image.
     """
-    v, unit, seen = anatomy.vision, anatomy.image.merge**2, schedule.attention[block]
-    if not v.window_patches or block in v.full_blocks:
+    return _pairs(anatomy, schedule.grid, schedule.attention[block], _windowed(anatomy)[block])
+
+
+def _pairs(anatomy: Anatomy, grid: Grid, seen: int, windowed: bool) -> float:
+    v, unit = anatomy.vision, anatomy.image.merge**2
+    if not windowed:
         return float((seen * unit + v.prefix) ** 2)
     side = max(1, math.isqrt(v.window_patches) // anatomy.image.merge)
-    rows, columns = schedule.grid
+    rows, columns = grid
     squares = [(n // side) * side**2 + (n % side) ** 2 for n in (rows, columns)]
     return squares[0] * squares[1] * unit**2 * (seen / (rows * columns)) ** 2
 
