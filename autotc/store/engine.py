@@ -272,6 +272,7 @@ def refuses(engine: Engine) -> bool:
     from psycopg.pq import PGconn, Ping
 
     arguments, options = engine.dialect.create_connect_args(engine.url)
+    options.pop("context", None)  # of the driver's types, and nothing to connect with
     address = make_conninfo(*arguments, **{**options, **KEEPALIVE}).encode()
     for _ in range(2):
         if PGconn.ping(address) != Ping.OK:

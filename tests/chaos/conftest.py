@@ -10,11 +10,35 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.fleet import Fleet, Orders
+from tests.chaos.fleet import LONGEST, Fleet, Orders
 from tests.postgres import Server, serve
 
 FULL = os.environ.get("AUTOTC_CHAOS", "") == "full"
 TOTALS: Counter[str] = Counter()
+IDLE = "the same with no other activity, lease periods (bar: 2)"
+LIVED = "workers that lived through an outage with a trial in hand"
+OUTAGES = ("databases crashed", "databases away", "networks stalled", "disks filled")
+ROWS = (
+    "workers killed",
+    "workers frozen",
+    "clocks set",
+    "evaluation processes ended",
+    "evaluations out of memory",
+    *OUTAGES,
+    "seconds without a database",
+    "seconds of a stalled network",
+    LIVED,
+    "leases that reapers met at",
+    "studies",
+    "trials",
+    "trials lost",
+    "trials duplicated",
+    "evaluations",
+    "evaluations repeated",
+    "invariants checked",
+    LONGEST,
+    IDLE,
+)
 long_form = pytest.mark.skipif(not FULL, reason="in the long form: make chaos")
 
 
@@ -73,13 +97,22 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         for name, counts in report.user_properties:
             if name == "chaos":
                 for what, n in counts.items():  # type: ignore[attr-defined]
-                    TOTALS[what] = max(TOTALS[what], n) if what.startswith("longest") else TOTALS[what] + n
+                    TOTALS[what] = max(TOTALS[what], n) if what in (LONGEST, IDLE) else TOTALS[what] + n
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what was done, and that it was survived."""
     if TOTALS:
-        terminalreporter.section("chaos")
-        width = max(map(len, TOTALS))
-        for name, count in sorted(TOTALS.items()):
-            terminalreporter.write_line(f"{name:{width}}  {round(count)}")
+        terminalreporter.section("chaos, the long form" if FULL else "chaos, the short form")
+        assert TOTALS.keys() <= set(ROWS), sorted(TOTALS)
+        width = max(map(len, ROWS))
+        for name in ROWS:
+            shown = f"{TOTALS[name]:.2f}" if name in (LONGEST, IDLE) else f"{TOTALS[name]:,.0f}"
+            terminalreporter.write_line(f"{name:{width}}  {shown:>7}")
+        outages = sum(TOTALS[name] for name in OUTAGES)
+        terminalreporter.write_line(
+            f"{TOTALS['workers killed']} kills, {outages} outages, {TOTALS['workers frozen']} freezes: "
+            f"{TOTALS['trials']:,} trials, {TOTALS['trials lost']} lost, {TOTALS['trials duplicated']} duplicated, "
+            f"{TOTALS['evaluations repeated']} of {TOTALS['evaluations']:,} evaluations repeated; longest time until a "
+            f"killed worker's trial was in work again {TOTALS[LONGEST]:.2f} lease periods"
+        )

@@ -25,6 +25,7 @@ from autotc._outcomes import Outcomes
 from autotc.errors import AutotcError, StoreAway
 from autotc.policy import Policy
 from autotc.search._ledger import Ledger
+from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
 from autotc.search.study import open_ledger
 from autotc.service import queue
@@ -37,6 +38,7 @@ from tests.fakes import FakeEvaluator
 from tests.search.test_study import SETTING
 
 PATIENCE_S = 900.0
+LONGEST = "longest time until a killed worker's trial was in work again, lease periods"
 LOOK_S = 0.5
 
 
@@ -59,20 +61,45 @@ class Orders:
 
 @dataclass
 class Noting(FakeEvaluator):
-    """A fake model that writes down in a file what it has run on the search split; `runs` is there while it runs."""
+    """A fake model that writes down what it has run on the search split of a study, in the file `evaluated`.
 
-    file: Path = Path()
-    runs: Path = Path()
+    While it runs, a file NAME.runs is there. While a file `hold` is there, no run ends beyond the number in it.
+    """
+
+    folder: Path = Path()
+    name: str = ""
+    study: str | None = None
 
     def evaluate(self, policy: Policy | None, split: str, n: int, *, start: int = 0) -> Outcomes:
         """Return outcomes of examples start..start+n-1."""
-        self.runs.touch()
+        runs = self.folder / f"{self.name}.runs"
+        runs.touch()
         found = super().evaluate(policy, split, n, start=start)
-        self.runs.unlink()
+        while self._held():
+            time.sleep(0.05)
+        runs.unlink()
         if split == "search":
-            with self.file.open("a") as file:
-                file.write(f"{'full' if policy is None else policy.id} {start}\n")
+            with (self.folder / "evaluated").open("a") as file:
+                file.write(f"{self.study} {'full' if policy is None else policy.id} {start}\n")
         return found
+
+    def _held(self) -> bool:
+        try:
+            after = int((self.folder / "hold").read_text() or 0)
+        except FileNotFoundError:
+            return False
+        return len(evaluated(self.folder)) >= after
+
+
+def evaluated(folder: Path) -> list[str]:
+    """Return what the fake models that share a folder have run on search splits."""
+    file = folder / "evaluated"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def noting(folder: Path, delay_s: float, study: str | None, workers: int) -> Noting:
+    """Make a fake model for whichever process this is."""
+    return Noting(delay_s=delay_s, folder=folder, name=str(os.getpid()), study=study)
 
 
 def work(url: str, name: str, folder: Path, orders: Orders) -> None:
@@ -82,19 +109,19 @@ def work(url: str, name: str, folder: Path, orders: Orders) -> None:
     os.dup2(log.fileno(), 2)
     for fault in orders.faults:
         fault()
-    make = orders.evaluator or partial(
-        Noting, delay_s=orders.delay_s, file=folder / "evaluated", runs=folder / f"{name}.runs"
-    )
-    setting = replace(SETTING, evaluator=lambda workers: make())
+
+    def prepare(spec: SearchSpec) -> Setting:
+        note = partial(Noting, delay_s=orders.delay_s, folder=folder, name=name, study=spec.study)
+        make = orders.evaluator or note
+        return replace(SETTING, evaluator=lambda workers: make())
 
     def say(line: str) -> None:
         log.write(f"{time.monotonic():.2f} {line}\n")
 
     try:
         with Stopping() as stopping:
-            worker = Worker(Store(url), lambda spec: setting, stopping, drain=True, say=say, name=name)
-            worker.lease_s = orders.lease_s
-            worker.run()
+            store = Store(url, check=False)
+            Worker(store, prepare, stopping, drain=True, lease_s=orders.lease_s, say=say, name=name).run()
     except AutotcError as error:
         say(f"ended by {type(error).__name__}: {error}")
         sys.exit(1)
@@ -168,8 +195,16 @@ class Fleet:
         """Note that a worker was killed, and what it had in hand."""
         member.lost_at = time.monotonic()
         self.counts["workers killed"] += 1
-        mine = [trial for trial, name in self._leases().items() if name == member.name]
+        mine = [trial for trial, name in self.leases().items() if name == member.name]
         self._dropped |= dict.fromkeys(mine, (member.name, member.lost_at))
+
+    def hold(self, after: int = 0) -> None:
+        """Let no evaluation come to its end any more, once there were so many on search splits."""
+        (self.folder / "hold").write_text(str(after))
+
+    def let_go(self) -> None:
+        """Let evaluations come to their ends."""
+        (self.folder / "hold").unlink()
 
     def freeze(self) -> Member:
         """Stop a worker while its model runs; not one that holds SQLite's only lock, for which all others wait."""
@@ -183,12 +218,12 @@ class Fleet:
 
     def in_hand(self, member: Member) -> dict[int, str]:
         """Return a worker's trials with its name."""
-        return {trial: name for trial, name in self._leases().items() if name == member.name}
+        return {trial: name for trial, name in self.leases().items() if name == member.name}
 
     def taken_over(self, trials: dict[int, str]) -> bool:
         """Whether others have, or have finished, all of the trials."""
         self.seen.look(self.store)
-        now = self._leases()
+        now = self.leases()
         return all(trial in self.seen.rows or now.get(trial, name) != name for trial, name in trials.items())
 
     def wake(self, member: Member) -> None:
@@ -218,7 +253,7 @@ class Fleet:
 
     def busy(self, names: set[str] | None = None) -> Member | None:
         """Return a worker that has a trial in hand."""
-        held = self._leases().values()
+        held = self.leases().values()
         return next((m for m in self.alive if m.name in held and (names is None or m.name in names)), None)
 
     def watch(self) -> None:
@@ -227,7 +262,7 @@ class Fleet:
             self._looked = time.monotonic()
             self.seen.look(self.store)
         if self._dropped:
-            held, finished = self._leases(), self.seen.rows.keys()
+            held, finished = self.leases(), self.seen.rows.keys()
             for trial, (name, at) in list(self._dropped.items()):
                 if trial in finished or held.get(trial, name) != name:
                     del self._dropped[trial]
@@ -275,17 +310,17 @@ class Fleet:
         self.seen.look(self.store)
         for spec in self.specs:
             it = Finished(self.store, spec, self.seen)
+            self.counts["trials lost"] += it.lost
+            self.counts["trials duplicated"] += it.duplicated
             found = complaints(it)
             assert not found, f"{found}\n{self.said()}"
             self.counts["invariants checked"] += len(INVARIANTS) + 1  # and the database's own
             self.counts["studies"] += 1
             self.counts["trials"] += len(it.rows)
-        longest = "longest wait of a dead worker's trial, s"
-        self.counts[longest] = max([self.counts[longest], *self.back_s])
-        noted = self.folder / "evaluated"
-        evaluated = noted.read_text().splitlines() if noted.exists() else []
-        self.counts["evaluations"] += len(evaluated)
-        self.counts["evaluations repeated"] += len(evaluated) - len(set(evaluated))
+        self.counts[LONGEST] = max([self.counts[LONGEST], *(s / self.orders.lease_s for s in self.back_s)])
+        noted = evaluated(self.folder)
+        self.counts["evaluations"] += len(noted)
+        self.counts["evaluations repeated"] += len(noted) - len(set(noted))
 
     def said(self) -> str:
         """Return the last words of each worker."""
@@ -300,7 +335,8 @@ class Fleet:
                 member.process.join()
         self.store.close()
 
-    def _leases(self) -> dict[int, str]:
+    def leases(self) -> dict[int, str]:
+        """Return which worker has which trial in hand; of a database that is away, none."""
         try:
             if not self.store.exists():
                 return {}

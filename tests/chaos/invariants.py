@@ -90,6 +90,18 @@ class Finished:
     def trials(self) -> list[TrialRow]:
         return [r for r in self.rows if r.role == "trial"]
 
+    @property
+    def lost(self) -> int:
+        """How many trials were finished once and are not there as they were, or never came to be."""
+        there = {t.number for t in self.trials}
+        never = self.spec.trials - len(there & set(range(self.spec.trials)))
+        return never + len(self.seen.missing(self.rows, self.name)) + len(self.seen.changed)
+
+    @property
+    def duplicated(self) -> int:
+        """How many rows repeat another one's number, or reference."""
+        return len(self.rows) - len({(r.role, r.number, r.label, r.policy.id) for r in self.rows})
+
     @cached_property
     def told(self) -> list[FrozenTrial]:
         ledger = open_ledger(self.store, self.name, self.spec)

@@ -15,6 +15,7 @@ from autotc.store import Store
 from tests.chaos import faults
 from tests.chaos.conftest import long_form
 from tests.chaos.fleet import Fleet
+from tests.postgres import Server
 from tests.service.conftest import SMALL
 from tests.store.builders import policy, start
 
@@ -26,7 +27,7 @@ def test_a_worker_that_stands_still_past_its_lease_and_wakes(
     some_url: str, fleets: Fleets, much: Much
 ) -> None:
     """Another worker takes its trial up and is done, or in the middle of it, when the first one goes on."""
-    rng, fleet = random.Random(3), fleets(some_url, delay_s=0.6, lease_s=2.0)
+    rng, fleet = random.Random(3), fleets(some_url, delay_s=much(600, 200) / 1000, lease_s=2.0)
     for i in range(much(6, 1)):
         fleet.submit(SMALL.model_copy(update={"study": f"s{i}", "seed": i, "trials": much(12, 5)}))
         fleet.start(2)
@@ -34,7 +35,7 @@ def test_a_worker_that_stands_still_past_its_lease_and_wakes(
         trials = fleet.in_hand(asleep)
         assert trials
         fleet.until(lambda: fleet.taken_over(trials), "another one has its trial")  # noqa: B023
-        fleet.pause(rng.uniform(0.0, 0.6))
+        fleet.pause(rng.uniform(0.0, fleet.orders.delay_s))
         fleet.wake(asleep)
         fleet.until(lambda: not fleet.open(), "the search was over")
     fleet.finish()
@@ -68,21 +69,48 @@ def test_two_reapers_at_once_share_the_dead(url: str, fleets: Fleets, much: Much
     fleet.counts["leases that reapers met at"] += n
 
 
-@pytest.mark.parametrize("hours", [-1, pytest.param(1, marks=long_form)])
-def test_a_clock_that_is_set_while_workers_run(tmp_path: Path, fleets: Fleets, hours: int) -> None:
-    """On one machine all clocks jump together; a worker that dies after that is noticed as soon as ever."""
-    clock = tmp_path / "clock"
-    clock.write_text("0")
-    fleet = fleets(f"sqlite:///{tmp_path}/chaos.db", lease_s=3.0, faults=(partial(faults.own_clock, clock),))
+def set_while_workers_run(fleet: Fleet, clock: Callable[[int], object], hours: int) -> None:
+    """Set the clock by which leases run; a worker that dies after that is noticed as soon as ever."""
+    clock(0)
     fleet.submit(SMALL.model_copy(update={"study": "s", "trials": 6}))
     fleet.start(2)
     victim = fleet.freeze()  # it renews nothing any more: its lease is from before
-    clock.write_text(str(3600 * hours))
+    clock(3600 * hours)
     fleet.kill(victim)
     fleet.start()
     fleet.finish()
     assert len(fleet.back_s) == 1
     fleet.counts["clocks set"] += 1
+
+
+@pytest.mark.parametrize("hours", [-1, pytest.param(1, marks=long_form)])
+def test_a_clock_that_is_set_while_workers_run(tmp_path: Path, fleets: Fleets, hours: int) -> None:
+    """On one machine all clocks jump together."""
+    clock = tmp_path / "clock"
+    fleet = fleets(f"sqlite:///{tmp_path}/chaos.db", lease_s=3.0, faults=(partial(faults.own_clock, clock),))
+    set_while_workers_run(fleet, lambda seconds: clock.write_text(str(seconds)), hours)
+
+
+@long_form
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_server_whose_clock_is_set_while_workers_run(
+    postgres: Server, postgres_url: str, fleets: Fleets, hours: int
+) -> None:
+    """PostgreSQL's clock is that of all workers; here it is one function, which a database may have of its own."""
+    database = postgres_url.rsplit("/", 1)[1]
+    postgres.execute("CREATE SCHEMA clock", database)
+    postgres.execute(f"ALTER DATABASE {database} SET search_path = public, clock, pg_catalog")
+
+    def ahead(seconds: int) -> None:
+        postgres.execute(
+            "CREATE OR REPLACE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ "
+            f"SELECT pg_catalog.clock_timestamp() + interval '{seconds} seconds' $$",
+            database,
+        )
+        wrong = "SELECT extract(epoch FROM clock_timestamp() - pg_catalog.clock_timestamp())"
+        assert round(postgres.execute(wrong, database)[0][0]) == seconds
+
+    set_while_workers_run(fleets(postgres_url, lease_s=3.0), ahead, hours)
 
 
 @long_form
