@@ -132,10 +132,10 @@ def make_app(store: Store, roots: Roots, hosts: tuple[str, ...] = ()) -> Guard:
         """The latest jobs, in the order they were submitted."""
         return JSONResponse([s.as_dict() for s in statuses(store, limit)])
 
-    @app.get("/v1/jobs/{job_id}")
-    def show_job(token: Reads, job_id: JobId) -> dict[str, Any]:
+    @app.get("/v1/jobs/{job_id}", response_model=dict[str, Any])
+    def show_job(token: Reads, job_id: JobId) -> JSONResponse:
         """How far a job is."""
-        return status(store, job_of(job_id)).as_dict()
+        return JSONResponse(status(store, job_of(job_id)).as_dict())
 
     @app.post("/v1/jobs/{job_id}/stop")
     def stop_job(token: Submits, job_id: JobId) -> dict[str, Any]:
