@@ -23,7 +23,7 @@ class Patience:
 
     Args:
         waits: asked before each repetition; False raises the error.
-        say: takes the lines, one when an outage begins, one a minute while it lasts, one when it is over.
+        say: takes the lines, one when an outage begins, one a minute while it lasts, one when it or the wait is over.
         store: learns of outages that only the sampler met, so that the leases of others get their time to be renewed.
         limit_s: the longest outage that is waited for; None: there is no limit.
     """
@@ -69,18 +69,17 @@ class Patience:
         now = time.monotonic()
         if self.store is not None:
             self.store.note_away()
-        first = self._since is None
-        since = now if self._since is None else self._since
-        if not self.waits() or (self.limit_s is not None and now - since >= self.limit_s):
+        away_s = 0.0 if self._since is None else now - self._since
+        if not self.waits() or (self.limit_s is not None and away_s >= self.limit_s):
+            if self.waiting:
+                self.say(f"the database has been away for {away_s:.0f} s; no longer waiting")
             raise error
-        self._since = since
-        if first:
+        if self._since is None:
+            self._since = self._said = now
             self.say(f"the database is away; waiting for it, Ctrl-C or SIGTERM ends the wait: {error}")
         elif now - self._said >= REMIND_S:
-            self.say(f"the database has been away for {now - since:.0f} s; still waiting: {error}")
-        else:
-            return
-        self._said = now
+            self._said = now
+            self.say(f"the database has been away for {away_s:.0f} s; still waiting: {error}")
 
     def there(self) -> None:
         """Note that the database answers."""
