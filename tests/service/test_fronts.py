@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from autotc.pareto import non_dominated
 from autotc.search._session import Progress
 from autotc.search.study import Study
+from autotc.service import fronts as module
 from autotc.service.fronts import DOCUMENTS, LIMITS, Fronts
 from autotc.store import Store
 from autotc.tables.fronts import FrontView
@@ -142,3 +144,35 @@ def test_a_front_becomes_json_once_until_its_study_changes(
     again = fronts.document("done", None, None, True)
     assert again == first and len(made) == len(expected)
     assert fronts.document("nothing", None, None, False) is None
+
+
+def test_many_trials_are_read_without_collections_and_left_out_of_later_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collecting: list[bool] = []
+    changed = Store.changed
+
+    def watched(self: Store, study: str, since: int = -1) -> Any:
+        collecting.append(gc.isenabled())
+        return changed(self, study, since)
+
+    monkeypatch.setattr(Store, "changed", watched)
+    before = gc.get_freeze_count()
+    Fronts(store).view("done")
+    assert collecting == [False] and gc.isenabled() and gc.get_freeze_count() == before
+    rows = len(store.trials("done"))
+    monkeypatch.setattr(module, "MANY", rows)
+    fronts = Fronts(store)
+    try:
+        view = fronts.view("done")
+        assert view is not None and gc.get_freeze_count() > before + rows
+        frozen = gc.get_freeze_count()
+        store.add_numbers(store.trials("done", role="trial")[0].id, [])
+        fronts.view("done")
+        assert gc.get_freeze_count() <= frozen  # one trial is not many
+    finally:
+        gc.unfreeze()
+    monkeypatch.setattr(Store, "changed", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Fronts(store).view("done")
+    assert gc.isenabled()
