@@ -76,6 +76,11 @@ class Chooser:
         )
 
 
+def is_point(trial: FrozenTrial) -> bool:
+    """Return whether a trial's policy is what its parameters decode to."""
+    return bool(trial.params) and _POLICY not in trial.user_attrs
+
+
 def policy_of(trial: FrozenTrial, space: Space) -> Policy:
     """Return the policy that a trial stands for: its own, or the one that its point decodes to."""
     own = trial.user_attrs.get(_POLICY)

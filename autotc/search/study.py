@@ -14,7 +14,7 @@ from autotc.device.gauge import MEASURED
 from autotc.environment import environment
 from autotc.errors import SpecError
 from autotc.recommend import recommend
-from autotc.search._choosing import Chooser
+from autotc.search._choosing import Chooser, is_point
 from autotc.search._clock import Clock
 from autotc.search._inverse import encode
 from autotc.search._ledger import Ledger
@@ -156,6 +156,19 @@ class Study:
             f"{'; '.join(different)}. Use the same settings, or another name"
         )
 
+    def _refuse_other_space(self, ledger: Ledger) -> None:
+        """Another version may have had other parameters: its trials would stand for other policies now."""
+        ours = set(self.space.distributions)
+        other = [
+            t for t in ledger.trials() if t.state.is_finished() and is_point(t) and set(t.params) != ours
+        ]
+        if other:
+            raise SpecError(
+                f"--study: {self.name!r} in {self.store.url_shown} has {len(other)} trials of another version of "
+                "autotc, whose policies had other parameters: a search cannot go on from them. Use another name; "
+                f"what is there can be read: autotc front --study {self.name}"
+            )
+
     def _create(self) -> None:
         full, evaluated = self.setting.full, self.setting.evaluated
         model = {
@@ -202,6 +215,7 @@ class Study:
         self._report.measure(self._board)
 
     def _loop(self, ledger: Ledger) -> Loop:
+        self._refuse_other_space(ledger)
         return Loop(self._session, ledger, worker_name(), self.lease_s, self._report.reserve_s)
 
     def _crew(self) -> AbstractContextManager[object]:

@@ -239,6 +239,19 @@ def test_another_fingerprint_under_the_same_name_is_refused(whole: Whole) -> Non
         go(store, replace(SETTING, data="new"), study=result.study)
 
 
+def test_trials_of_another_space_are_not_taken_for_points_of_this_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version may have other parameters, under which the same values decode to other policies."""
+    first = go(store, trials=6)
+    monkeypatch.setattr("autotc.search.space.MAX_STAGES", 2)
+    with pytest.raises(
+        SpecError, match=rf"{first.study!r} .* has 6 trials of another version.*autotc front --study"
+    ):
+        go(store, trials=12)
+    assert len(trials(store, first)) == 6
+
+
 def test_more_trials_go_on_with_the_next_number(store: Store) -> None:
     first = go(store, trials=6)
     before = {r.number: r.policy.id for r in trials(store, first)}
