@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Select, insert, select, union_all, update
 
 from autotc.store.engine import upsert
 
@@ -30,6 +30,7 @@ CONSTRAINT = (
 LIVE = (TrialState.COMPLETE, TrialState.RUNNING)
 PORTION = 2000  # trials whose parameters are read at a time
 
+_Which = Callable[[Any], Any]  # a condition on the column of ids
 _Attributes = dict[int, dict[str, Any]]  # of each trial, by its id in the database
 
 
@@ -154,22 +155,23 @@ class History:
     # --- reading ---
 
     def _read(self, connection: Connection) -> None:
-        changed = or_(TRIALS.c.trial_id > self._newest, TRIALS.c.trial_id.in_(list(self._open)))
-        columns = (
-            TRIALS.c.trial_id,
-            TRIALS.c.number,
-            TRIALS.c.state,
-            TRIALS.c.datetime_start,
-            TRIALS.c.datetime_complete,
+        columns = [
+            TRIALS.c[k] for k in ("trial_id", "number", "state", "datetime_start", "datetime_complete")
+        ]
+        mine = select(*columns).where(TRIALS.c.study_id == self._study)
+        # two selects, because SQLite answers an OR by looking at all trials
+        changed = (
+            mine.where(TRIALS.c.trial_id > self._newest),
+            mine.where(TRIALS.c.trial_id.in_(list(self._open))),
         )
-        chosen = select(*columns).where(TRIALS.c.study_id == self._study, changed).order_by(TRIALS.c.trial_id)
-        rows = connection.execute(chosen).all()
+        rows = connection.execute(union_all(*changed).order_by("trial_id")).all()
         new = [row for row in rows if row.trial_id > self._newest]
         ended = [row for row in rows if row.trial_id in self._open and row.state.is_finished()]
         found: list[FrozenTrial] = []
         if ended:
-            mine = TRIALS.c.trial_id.in_([row.trial_id for row in ended])
-            values, system = self._values(connection, mine), self._attributes(connection, SYSTEM, mine)
+            ids = [row.trial_id for row in ended]
+            values = self._values(connection, lambda id_: id_.in_(ids))
+            system = self._attributes(connection, SYSTEM, lambda id_: id_.in_(ids))
             for row in ended:
                 now = copy(self.trials[row.number])
                 now.state, now.datetime_complete = row.state, _local(row.datetime_complete)
@@ -182,7 +184,10 @@ class History:
             self._put(trial)
 
     def _new(self, connection: Connection, rows: Sequence[Any]) -> list[FrozenTrial]:
-        mine = TRIALS.c.trial_id.between(rows[0].trial_id, rows[-1].trial_id)
+
+        def mine(id_: Any) -> Any:
+            return id_.between(rows[0].trial_id, rows[-1].trial_id)
+
         params, distributions = self._params(connection, mine)
         values = self._values(connection, mine)
         user = self._attributes(connection, USER, mine)
@@ -219,12 +224,13 @@ class History:
         else:
             self._open[trial._trial_id] = trial.number
 
-    def _of(self, table: Any, which: Any, *columns: Any) -> Select[Any]:
+    def _of(self, table: Any, which: _Which, *columns: Any) -> Select[Any]:
+        # the ids are chosen on the table itself: PostgreSQL would read all of it to join a range of trials
         chosen = select(table.c.trial_id, *columns).join(TRIALS, table.c.trial_id == TRIALS.c.trial_id)
-        return chosen.where(TRIALS.c.study_id == self._study, which)
+        return chosen.where(TRIALS.c.study_id == self._study, which(table.c.trial_id))
 
     def _params(
-        self, connection: Connection, which: Any
+        self, connection: Connection, which: _Which
     ) -> tuple[_Attributes, dict[int, dict[str, BaseDistribution]]]:
         params: _Attributes = {}
         found: dict[int, dict[str, BaseDistribution]] = {}
@@ -249,14 +255,14 @@ class History:
             self._distributions[words] = json_to_distribution(words)
         return self._distributions[words]
 
-    def _values(self, connection: Connection, which: Any) -> dict[int, list[float]]:
+    def _values(self, connection: Connection, which: _Which) -> dict[int, list[float]]:
         values: dict[int, list[float]] = {}
         chosen = self._of(VALUES, which, VALUES.c.value, VALUES.c.value_type).order_by(VALUES.c.objective)
         for trial_id, value, kind in connection.execute(chosen):
             values.setdefault(trial_id, []).append(models.TrialValueModel.stored_repr_to_value(value, kind))
         return values
 
-    def _attributes(self, connection: Connection, table: Any, which: Any) -> _Attributes:
+    def _attributes(self, connection: Connection, table: Any, which: _Which) -> _Attributes:
         found: _Attributes = {}
         for trial_id, key, words in connection.execute(
             self._of(table, which, table.c.key, table.c.value_json)

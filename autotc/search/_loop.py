@@ -172,12 +172,14 @@ class Loop:
 
     def _adopt(self) -> tuple[FrozenTrial, int, Policy] | None:
         """Take up a trial whose worker is gone; what it had stored is told, the rest is run."""
-        running = self.ledger.running()
+        store, name = self.session.store, self.session.name
+        running = {frozen.number: frozen for frozen in self.ledger.running()}
+        held = store.held(name, running, self.worker) if running else set()
+        running = {n: frozen for n, frozen in running.items() if n not in held}
         if not running:
             return None
-        numbers = [frozen.number for frozen in running]
-        rows = {r.number: r for r in self.session.store.trials(self.session.name, numbers=numbers)}
-        for frozen in running:
+        rows = {r.number: r for r in store.trials(name, numbers=running)}
+        for frozen in running.values():
             row = rows.get(frozen.number)
             if row is None:
                 # by another clock it may be of any age: then the lease decides who runs it
@@ -185,7 +187,7 @@ class Loop:
                     return self._enter(frozen)
             elif row.state != "running":
                 self._tell_stored(frozen, row)
-            elif self.session.store.lease(row.id, self.worker, self.lease_s):
+            elif store.lease(row.id, self.worker, self.lease_s):
                 return frozen, row.id, row.policy
         return None
 

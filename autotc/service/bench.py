@@ -35,7 +35,8 @@ from autotc.tables.fronts import FrontView
 PARAMETERS = 28
 OUTCOMES = 16  # stored of each trial; a search stores 256
 FINISHED = 256  # outcomes of the trials that are told
-LEASE_S = 60.0
+TEAM = 4  # workers of the study that asks and tells
+LEASE_S = 600.0
 # seconds of ask and tell, besides the sampler, by stored trials; and of the default strategy's own proposal
 BARS = {1_000: 0.1, 10_000: 0.2, 100_000: 0.5}
 SAMPLER_BAR = {1_000: 0.1}
@@ -149,8 +150,10 @@ def _worker(store: Store, name: str, size: int, repeats: int, space: Space) -> l
         params = _drawn(random, distributions)
         return create_trial(state=TrialState.RUNNING, params=params, distributions=dict(distributions))
 
-    def ask() -> Any:
-        store.trials(name, numbers=[t.number for t in ledger.running()])
+    def ask(worker: str) -> Any:
+        running = [t.number for t in ledger.running()]
+        left = set(running) - store.held(name, running, worker) if running else set()
+        assert left <= before
         trial = ledger.ask(distributions, 10 * size + 1000, choose=uniform)
         assert trial is not None
         trial_id = store.add_trial(name, trial.number, policy, params=trial.params)
@@ -161,11 +164,16 @@ def _worker(store: Store, name: str, size: int, repeats: int, space: Space) -> l
         nonlocal at
         store.finish_trial(trial_id, numbers=figures, costs=costs, outcomes={"search": answers}, seconds=1.0)
         ledger.tell(trial, (0.5, costs["tflops_exact"]), {"tflops_literature": -1.0})
-        store.trial(trial_id)
         at, _ = store.changed(name, at)
 
-    asked = [_timed(ask) for _ in range(repeats)]
-    told = [_timed(lambda a=a: tell(*a.result)) for a in asked]  # type: ignore[misc]
+    before = {t.number for t in ledger.running()}  # nobody works on
+    others = [ask(f"{worker}:{i}") for i in range(TEAM - 1)]
+    asked, told = [], []
+    for _ in range(repeats):
+        asked.append(_timed(lambda: ask(worker)))
+        told.append(_timed(lambda: tell(*asked[-1].result)))
+    for one in others:
+        tell(*one)
     both = [_Time(a.wall + t.wall, a.cpu + t.cpu) for a, t in zip(asked, told, strict=True)]
     found = [
         opened,

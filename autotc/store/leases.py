@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 
 from sqlalchemy import Connection, delete, select, update
@@ -23,10 +24,12 @@ class Leases(Database):
         alive could not renew it.
         """
         with self._write() as connection:
-            self._study_of(connection, trial_id)
             # who finishes it at this moment goes first
-            state = select(Trial.state).where(Trial.id == trial_id).with_for_update()
-            if connection.scalar(state) != "running":
+            locked = select(Trial.state).where(Trial.id == trial_id).with_for_update()
+            state = connection.scalar(locked)
+            if state is None:
+                self._study_of(connection, trial_id)
+            if state != "running":
                 return False
             now = engine.clock(connection)
             expires = now + timedelta(seconds=seconds)
@@ -38,6 +41,21 @@ class Leases(Database):
             change = {k: values[k] for k in ("worker", "taken", "expires")}
             taken = made.on_conflict_do_update(index_elements=["trial_id"], set_=change, where=free)
             return connection.execute(taken.returning(Lease.trial_id)).first() is not None
+
+    def held(self, study: str, numbers: Collection[int], worker: str) -> set[int]:
+        """Return which running trials of a study, of those numbers, other workers than this one hold now."""
+        if not self._ready():
+            return set()
+        with self._read() as connection:
+            chosen = (
+                select(Trial.number)
+                .join(Study, Trial.study_id == Study.id)
+                .join(Lease, Lease.trial_id == Trial.id)
+                .where(Study.name == study, Trial.role == "trial", Trial.key.in_([str(n) for n in numbers]))
+                .where(Trial.state == "running", Lease.worker != worker)
+                .where(Lease.expires > engine.clock(connection))
+            )
+            return set(connection.scalars(chosen))
 
     def renew(self, trial_id: int, worker: str, seconds: float) -> bool:
         """Prolong an own lease; False when it is no longer held."""

@@ -166,11 +166,12 @@ class Store(Calibrations, Jobs, Leases):
             connection.execute(shared.on_conflict_do_nothing(index_elements=["id"]))
             made = engine.upsert(connection.dialect.name, Trial).values(study_id=study_id, **values)
             made = made.on_conflict_do_nothing(index_elements=["study_id", "role", "key"])
-            new = connection.execute(made.returning(Trial.id)).first()
+            new = connection.execute(made.returning(Trial.id)).scalar_one_or_none()
+            if new is not None:
+                write.count_change(connection, study_id, new, written=True)
+                return int(new)
             where = (Trial.study_id == study_id, Trial.role == role, Trial.key == key)
             there = connection.execute(select(Trial.id, Trial.policy_id).where(*where)).one()
-            if new is not None:
-                write.count_change(connection, study_id, there.id)
         if there.policy_id != policy.id:
             raise StoreError(f"study {study!r}: trial {number} is already stored with another policy")
         return int(there.id)
@@ -212,8 +213,9 @@ class Store(Calibrations, Jobs, Leases):
         cost = columns.plain(costs or {}, "costs")
         with self._write() as connection:
             mine = update(Trial).where(Trial.id == trial_id, Trial.state == "running").values(**finished)
-            study_id = self._study_of(connection, trial_id)
-            if connection.execute(mine).rowcount == 0:
+            study_id = connection.execute(mine.returning(Trial.study_id)).scalar_one_or_none()
+            if study_id is None:
+                self._study_of(connection, trial_id)
                 return False
             write.numbers(connection, trial_id, numbers)
             write.put(connection, Cost, ("trial_id",), [{"trial_id": trial_id, "json": cost}])
@@ -222,7 +224,7 @@ class Store(Calibrations, Jobs, Leases):
             stages = [{"trial_id": trial_id, **{k: t[k] for k in ("stage", "asked", "kept")}} for t in trace]
             write.put(connection, Trace, ("trial_id", "stage"), stages)
             connection.execute(delete(Lease).where(Lease.trial_id == trial_id))
-            write.count_change(connection, study_id, trial_id)
+            write.count_change(connection, study_id, trial_id, written=True)
         return True
 
     def add_numbers(self, trial_id: int, numbers: Iterable[Number]) -> None:
@@ -281,10 +283,11 @@ class Store(Calibrations, Jobs, Leases):
         if not self._ready():
             raise SpecError(self._unknown_study(study, []))
         with self._read() as connection:
-            study_id = self._study_id(connection, study)
-            now = connection.execute(select(Study.changes).where(Study.id == study_id)).scalar_one()
-            new = [Trial.study_id == study_id, Trial.changed > since]
-            return now, read.trials(connection, new) if now > since else []
+            row = connection.execute(select(Study.id, Study.changes).where(Study.name == study)).one_or_none()
+            if row is None:
+                raise SpecError(self._unknown_study(study, list(connection.scalars(select(Study.name)))))
+            new = [Trial.study_id == row.id, Trial.changed > since]
+            return row.changes, read.trials(connection, new) if row.changes > since else []
 
     def trial(self, trial_id: int) -> TrialRow:
         """Return one trial by its id.

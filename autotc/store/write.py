@@ -14,14 +14,18 @@ from autotc.store import columns, engine
 from autotc.store.schema import Base, Environment, Example, Metric, Outcome, Study, Trial
 
 
-def count_change(connection: Connection, study_id: int, trial_id: int | None = None) -> None:
-    """Count a change of a study, and of one of its trials; the last statement of a transaction.
+def count_change(
+    connection: Connection, study_id: int, trial_id: int | None = None, written: bool = False
+) -> None:
+    """Count a change of a study, and of one of its trials; the last statements of a transaction.
 
     The study's row is locked from here to the commit, so that a reader who has seen a count has seen all before it.
+    Every writer locks the trial before the study, so that no two wait for one another.
+
+    Args:
+        written: whether this transaction has written the trial's own row, and so locked it.
     """
-    if (
-        trial_id is not None
-    ):  # every writer locks the trial before the study, so that no two wait for one another
+    if trial_id is not None and not written:
         connection.execute(select(Trial.id).where(Trial.id == trial_id).with_for_update())
     counted = update(Study).where(Study.id == study_id).values(changes=Study.changes + 1)
     at = connection.execute(counted.returning(Study.changes)).scalar_one()
