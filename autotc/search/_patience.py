@@ -66,7 +66,7 @@ class Patience:
         Raises:
             StoreAway: the error, where nobody waits, or has waited long enough.
         """
-        now = time.monotonic()
+        now, words = time.monotonic(), " ".join(str(error).split())  # a server's words may be several lines
         if self.store is not None:
             self.store.note_away()
         away_s = 0.0 if self._since is None else now - self._since
@@ -76,10 +76,10 @@ class Patience:
             raise error
         if self._since is None:
             self._since = self._said = now
-            self.say(f"the database is away; waiting for it, Ctrl-C or SIGTERM ends the wait: {error}")
+            self.say(f"the database is away; waiting for it, Ctrl-C or SIGTERM ends the wait: {words}")
         elif now - self._said >= REMIND_S:
             self._said = now
-            self.say(f"the database has been away for {away_s:.0f} s; still waiting: {error}")
+            self.say(f"the database has been away for {away_s:.0f} s; still waiting: {words}")
 
     def there(self) -> None:
         """Note that the database answers."""
