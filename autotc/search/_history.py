@@ -28,7 +28,7 @@ CONSTRAINT = (
     "constraints:"  # what Optuna puts before the names of constraints, which are attributes of a trial
 )
 LIVE = (TrialState.COMPLETE, TrialState.RUNNING)
-PORTION = 2000  # trials whose parameters are read at a time
+PORTION = 500  # trials read at a time: a server sorts their parameters in its memory
 
 _Which = Callable[[Any], Any]  # a condition on the column of ids
 _Attributes = dict[int, dict[str, Any]]  # of each trial, by its id in the database
@@ -225,9 +225,10 @@ class History:
             self._open[trial._trial_id] = trial.number
 
     def _of(self, table: Any, which: _Which, *columns: Any) -> Select[Any]:
-        # the ids are chosen on the table itself: PostgreSQL would read all of it to join a range of trials
+        # the ids are chosen in both tables: of one where they are not PostgreSQL reads every row to join them
         chosen = select(table.c.trial_id, *columns).join(TRIALS, table.c.trial_id == TRIALS.c.trial_id)
-        return chosen.where(TRIALS.c.study_id == self._study, which(table.c.trial_id))
+        ids = (which(table.c.trial_id), which(TRIALS.c.trial_id))
+        return chosen.where(TRIALS.c.study_id == self._study, *ids)
 
     def _params(
         self, connection: Connection, which: _Which

@@ -28,7 +28,7 @@ LEASE_S = 3600.0  # nothing happens by the clock
 # statements and commits, at most; on SQLite a BEGIN is a statement as well
 ASK = {"sqlite": (21, 3), "postgresql": (19, 3)}
 TELL = {"sqlite": (20, 2), "postgresql": (17, 2)}
-READ = 11  # statements that read a history, however long, of up to 2,000 trials; on PostgreSQL one less
+READ = 11  # statements that read a history, however long, of up to 500 trials; on PostgreSQL one less
 
 
 class Counted:
