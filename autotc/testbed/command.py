@@ -29,6 +29,7 @@ from autotc.workload import parse_workload
 
 WORKLOAD = "vqa"
 LINE_S = 10.0  # between two lines of progress
+KEPT_BYTES = 4 << 30  # of prefills, which all policies share
 SLOW = ("gp",)  # seconds a proposal: only when named
 
 Say = Callable[[str], None]
@@ -176,7 +177,7 @@ def ablation(
     from autotc.evaluate import Evaluator
 
     bed, (space, folder, _, _) = load(out, model), files(out, model)
-    evaluator = Evaluator(folder, BedScenes(), threads=threads)
+    evaluator = Evaluator(folder, BedScenes(), threads=threads, limit_bytes=KEPT_BYTES)
     return ablate(
         bed,
         seeds,
