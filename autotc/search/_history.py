@@ -56,9 +56,8 @@ class History:
         self._newest = 0  # of the ids that were read
         self._open: dict[int, int] = {}  # number of each trial that was not finished when it was read, by id
         self._distributions: dict[str, BaseDistribution] = {}
-        self._shared: dict[
-            str, BaseDistribution
-        ] = {}  # of the trial that was read last: mostly those of the next
+        # those of the trial that was read last, mostly also the next one's
+        self._shared: dict[str, BaseDistribution] = {}
 
     def read(self) -> list[FrozenTrial]:
         """Read what has changed and return all trials, by number."""
