@@ -80,18 +80,18 @@ class Informed:
         space, rng = self._space, np.random.default_rng([self._seed, number])
         if start is not None:
             return Proposed(start, None, space.distributions)
-        self._read(history)
         known = [s for s in history if s.feasible]
         drawn = sum(DRAWN_MARK in s.proposed.attributes for s in history)
         if drawn < DRAWN or len(known) < DRAWN:
             return Proposed(self._fresh(rng, number), None, space.distributions, {DRAWN_MARK: True})
         return Proposed(self._best(known, number, rng), None, space.distributions)
 
-    def _read(self, history: Sequence[Seen]) -> None:
-        for seen in history:
-            if seen.number not in self._known:
-                policy = seen.proposed.policy or self._space.decode(seen.proposed.params).policy
-                self._known[seen.number] = features(policy), counts(policy, self._sizes)
+    def _read(self, seen: Seen) -> Features:
+        """Return what a trial's policy does; those that were read are not proposed again."""
+        if seen.number not in self._known:
+            policy = seen.proposed.policy or self._space.decode(seen.proposed.params).policy
+            self._known[seen.number] = features(policy), counts(policy, self._sizes)
+        return self._known[seen.number][0]
 
     def _fresh(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
         """Draw a point at the budget of its number, within the limits if one is found, if need be at another budget."""
@@ -115,13 +115,12 @@ class Informed:
         """Return the candidate by which the front is expected to grow most."""
         aim = self._aim(known, rng)
         costs, quality = aim.costs, aim.quality
-        tried = [self._known[s.number][0] for s in known]
-        scales = self._fitted(tried, costs, quality)
-        if len(known) > MOST:
-            nearest = np.sort(np.argsort(_below(costs, quality), kind="stable")[:MOST])
-            costs, quality = costs[nearest], quality[nearest]
-            tried, known = [tried[i] for i in nearest], [known[i] for i in nearest]
         most = float(costs.max())
+        scales = self._fitted(known, costs, quality)
+        if len(known) > MOST:  # of a long history only those that matter are read
+            nearest = np.sort(np.argsort(_below(costs, quality), kind="stable")[:MOST])
+            costs, quality, known = costs[nearest], quality[nearest], [known[i] for i in nearest]
+        tried = [self._read(s) for s in known]
         belief = Belief(tried, costs, quality, most, scales)
         expected, _ = belief(tried, costs)
         front = _front(costs, expected)
@@ -171,12 +170,13 @@ class Informed:
                 prices.append(aim.price(costs))
         return points, there, np.array(prices)
 
-    def _fitted(self, tried: list[Features], costs: np.ndarray, quality: np.ndarray) -> Scales:
+    def _fitted(self, known: Sequence[Seen], costs: np.ndarray, quality: np.ndarray) -> Scales:
         """Return scales fitted on the first trials, so many that they seldom change."""
-        steps = math.floor(math.log(max(1.0, len(tried) / (2 * DRAWN))) / math.log(GROWTH) + 1e-9)
-        n = min(len(tried), math.ceil(2 * DRAWN * GROWTH**steps), MOST // 2)
+        steps = math.floor(math.log(max(1.0, len(known) / (2 * DRAWN))) / math.log(GROWTH) + 1e-9)
+        n = min(len(known), math.ceil(2 * DRAWN * GROWTH**steps), MOST // 2)
         if self._scales[0] != n:
-            self._scales = n, fit(tried[:n], costs[:n], quality[:n], float(costs.max()))
+            tried = [self._read(s) for s in known[:n]]
+            self._scales = n, fit(tried, costs[:n], quality[:n], float(costs.max()))
         return self._scales[1]
 
     def _candidate(
