@@ -361,7 +361,8 @@ class Loop:
         given = {"environment": session.environment, **done}
         finish = partial(session.store.finish_trial, trial_id, costs=costs, violations=violations, **given)
         renew = partial(session.store.renew, trial_id, self.worker, self.lease_s)
-        with session.clock.part("store"), beating(renew, self.lease_s):  # while the database is away
+        store, part = session.store, session.clock.part("store")
+        with part, store.in_hand(trial_id), beating(store, renew, self.lease_s):  # while the database is away
             kept = patiently(finish)
         if kept:
             with session.clock.part("tell"):

@@ -88,13 +88,24 @@ class Patience:
             self._since = None
 
 
+def ticks(store: Store, over: threading.Event, seconds: float) -> Iterator[None]:
+    """Come every so many seconds until `over` is set; the store learns how much later than planned that was."""
+    while True:
+        planned = time.monotonic() + seconds
+        ended = over.wait(seconds)
+        store.note_away(time.monotonic() - planned)
+        if ended:
+            return
+        yield
+
+
 @contextmanager
-def beating(renew: Callable[[], object], lease_s: float) -> Iterator[None]:
+def beating(store: Store, renew: Callable[[], object], lease_s: float) -> Iterator[None]:
     """Call `renew` four times a lease while a block runs; a database that is away meanwhile is asked again."""
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(lease_s / 4):
+        for _ in ticks(store, over, lease_s / 4):
             try:
                 renew()
             except StoreError:
@@ -112,7 +123,7 @@ def beating(renew: Callable[[], object], lease_s: float) -> Iterator[None]:
 @contextmanager
 def held(store: Store, trial_id: int, worker: str, lease_s: float) -> Iterator[None]:
     """Keep the lease on a trial while it runs; give it back at once when the run is interrupted."""
-    with beating(lambda: store.renew(trial_id, worker, lease_s), lease_s):
+    with store.in_hand(trial_id), beating(store, lambda: store.renew(trial_id, worker, lease_s), lease_s):
         try:
             yield
         except KeyboardInterrupt:

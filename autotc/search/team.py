@@ -120,7 +120,7 @@ class TeamStudy(Study):
             time.sleep(POLL_S)
         if self._closed():
             return True
-        with beating(lambda: store.close_study(name, self.worker, self.lease_s), self.lease_s):
+        with beating(store, lambda: store.close_study(name, self.worker, self.lease_s), self.lease_s):
             self._report.measure(self._board)
         self._session.patiently(lambda: store.set_study_state(name, state))
         return True

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from autotc.errors import AutotcError, SpecError, StoreAway, StoreError
 from autotc.registry import nearest
-from autotc.search._patience import Patience
+from autotc.search._patience import Patience, ticks
 from autotc.search._session import Progress
 from autotc.search.setting import Setting
 from autotc.search.spec import SearchSpec
@@ -54,7 +54,7 @@ class Reaper:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(self._lease_s / 2):
+        for _ in ticks(self._store, self._over, self._lease_s / 2):
             try:
                 for lease in self._store.reap(self._lease_s):
                     self._found(lease)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
@@ -34,7 +36,10 @@ class Database:
         self._writer = self.engine.execution_options(autotc_write=True)
         self._reader = engine.snapshots(self.engine)
         self._current = False
-        self._away_at = -math.inf  # when it last did not answer, by a clock that only goes forward
+        # waits: when each ended, by a clock that only goes forward, and its seconds
+        self._waits: list[tuple[float, float]] = []
+        self._waits_lock = threading.Lock()
+        self._in_hand: list[int] = []  # ids of trials that this process works on
         if check:
             self._ready()
 
@@ -128,13 +133,30 @@ class Database:
             self.note_away()
             raise
 
-    def note_away(self) -> None:
-        """Note that the database does not answer at this moment, which others may have met first."""
-        self._away_at = time.monotonic()
+    def note_away(self, seconds: float = math.inf) -> None:
+        """Note that the database has not answered for some seconds until now, or that it does not answer now.
+
+        A process that came later than planned by so much notes that too: others may have been held up as well.
+        """
+        with self._waits_lock:
+            # an earlier wait that was no longer than this one says nothing more: few remain
+            self._waits = [w for w in self._waits if w[1] > seconds] + [(time.monotonic(), seconds)]
 
     def _was_away(self, seconds: float) -> bool:
-        """Whether the database did not answer within the last seconds: others could not reach it either."""
-        return time.monotonic() - self._away_at < seconds
+        """Whether there was a wait of more than a quarter of the last seconds: others could not renew either."""
+        now = time.monotonic()
+        return any(now - at < seconds and waited > seconds / 4 for at, waited in self._waits)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.note_away(time.monotonic() - begin)
+
+    def _clock(self, connection: Connection) -> datetime:
+        """Return the time by which leases run; a look at it that takes long counts as an outage."""
+        with self._timed():
+            return engine.clock(connection)
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -145,7 +167,9 @@ class Database:
     def _write(self) -> Iterator[Connection]:
         if not self._ready():
             self.upgrade()
-        with self._explained(), self._writer.begin() as connection:
+        with self._timed(), self._explained(), ExitStack() as transaction:
+            with self._timed():  # until it is its turn
+                connection = transaction.enter_context(self._writer.begin())
             yield connection
 
     def _study_id(self, connection: Connection, name: str) -> int:

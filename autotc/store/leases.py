@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from sqlalchemy import Connection, delete, select, update
@@ -16,6 +17,15 @@ from autotc.store.schema import Lease, Study, Trial
 
 class Leases(Database):
     """Leases on running trials, by the database's clock."""
+
+    @contextmanager
+    def in_hand(self, trial_id: int) -> Iterator[None]:
+        """Inside a `with` block this process works on the trial: it does not reap the lease on it."""
+        self._in_hand.append(trial_id)
+        try:
+            yield
+        finally:
+            self._in_hand.remove(trial_id)
 
     def lease(self, trial_id: int, worker: str, seconds: float) -> bool:
         """Take a running trial for some seconds; False when it is over, or another worker's lease on it still runs.
@@ -31,7 +41,7 @@ class Leases(Database):
                 self._study_of(connection, trial_id)
             if state != "running":
                 return False
-            now = engine.clock(connection)
+            now = self._clock(connection)
             expires = now + timedelta(seconds=seconds)
             values = {"trial_id": trial_id, "worker": worker, "taken": now, "expires": expires}
             made = engine.upsert(connection.dialect.name, Lease).values(**values)
@@ -53,7 +63,7 @@ class Leases(Database):
                 .join(Lease, Lease.trial_id == Trial.id)
                 .where(Study.name == study, Trial.role == "trial", Trial.key.in_([str(n) for n in numbers]))
                 .where(Trial.state == "running", Lease.worker != worker)
-                .where(Lease.expires > engine.clock(connection))
+                .where(Lease.expires > self._clock(connection))
             )
             return set(connection.scalars(chosen))
 
@@ -61,7 +71,7 @@ class Leases(Database):
         """Prolong an own lease; False when it is no longer held."""
         with self._write() as connection:
             own = update(Lease).where(Lease.trial_id == trial_id, Lease.worker == worker)
-            expires = engine.clock(connection) + timedelta(seconds=seconds)
+            expires = self._clock(connection) + timedelta(seconds=seconds)
             return connection.execute(own.values(expires=expires)).rowcount == 1
 
     def release(self, trial_id: int, worker: str) -> bool:
@@ -73,6 +83,8 @@ class Leases(Database):
     def reap(self, longest_s: float | None = None) -> list[LeaseRow]:
         """Remove the leases that ran out and return them; of several reapers each lease reaches only one.
 
+        What this process has in hand is left alone: its lease is late, not dead.
+
         Args:
             longest_s: what seems to have longer to go is from before the clock was set back, and is cut to this; who
                 is alive renews it in time. Until the database has answered for this long, no lease counts as run out.
@@ -80,7 +92,7 @@ class Leases(Database):
         if not self._ready():
             return []
         with self._write() as connection:
-            now = engine.clock(connection)
+            now = self._clock(connection)
             if longest_s is not None:
                 until = now + timedelta(seconds=longest_s)
                 connection.execute(update(Lease).where(Lease.expires > until).values(expires=until))
@@ -88,7 +100,7 @@ class Leases(Database):
                 connection.execute(closing.values(closer_until=until))
                 if self._was_away(longest_s):
                     return []
-            gone = delete(Lease).where(Lease.expires <= now)
+            gone = delete(Lease).where(Lease.expires <= now, Lease.trial_id.not_in(list(self._in_hand)))
             rows = connection.execute(gone.returning(Lease.trial_id, Lease.worker, Lease.expires)).all()
             return read.leases(connection, rows)
 
@@ -113,7 +125,7 @@ class Leases(Database):
         """
         with self._write() as connection:
             study_id = self._study_id(connection, name)
-            now = engine.clock(connection)
+            now = self._clock(connection)
             free = Study.closer.is_(None) | (Study.closer == worker)
             if not self._was_away(seconds):
                 free |= Study.closer_until <= now
