@@ -64,7 +64,7 @@ def test_a_study_goes_on_with_its_objectives_and_refuses_others(store: Store) ->
 
 
 def test_trials_are_stopped_early_where_quality_is_all_that_is_measured(store: Store, tmp_path: Path) -> None:
-    asked = {"examples": 512, "trials": 24}
+    asked = {"examples": 512, "trials": 24, "sampler": "random"}
     for objectives, stops in ((KV, True), (NEXT, False)):
         other = Store(f"sqlite:///{tmp_path}/{len(objectives)}{stops}.db")
         result = go(other, objectives=objectives, **asked)

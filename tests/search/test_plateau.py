@@ -172,9 +172,9 @@ def test_a_study_stops_says_why_and_does_not_run_again(
     store = Store(f"sqlite:///{tmp_path}/autotc.db")
     # after the presets nothing better can be found: every policy answers alike
     flat = using(Flat())
-    asked = {"until": "plateau", "trials": 60, "sampler": "random"}
+    asked = {"until": "plateau", "trials": 150, "sampler": "random"}
     result = go(store, flat, **asked)
-    assert result.state == "finished" and 20 + EVERY <= result.trials < 60
+    assert result.state == "finished" and 20 + EVERY <= result.trials < 150
     assert result.plateau is not None and result.plateau.over and not result.exhausted
     assert result.as_dict()["plateau"]["text"] == result.plateau.text
     assert result.next[0] == f"search on: the same command with --until trials --trials {2 * result.trials}"
