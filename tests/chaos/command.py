@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -83,6 +84,8 @@ def prepare(folder: Path, spec: SearchSpec) -> Setting:
 if __name__ == "__main__":
     from autotc import cli, running
 
+    # as in a terminal: what a shell starts in the background ignores Ctrl-C, and so would its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     running.prepare = partial(prepare, Path(sys.argv[1]))  # type: ignore[assignment]
     sys.argv[1] = "search"
     cli.main()
