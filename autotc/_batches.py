@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from autotc._inputs import WrappedProcessor
 from autotc._memory import default_limit_bytes
+from autotc._same import Same
 from autotc._score import Answers, Scores
 from autotc._stages import Step, first_observed
 from autotc.adapter import ModelAdapter
@@ -41,10 +42,12 @@ class Inputs:
     Args:
         tensors: what the model is called with.
         original: visual tokens of each image before an `input` stage; None where there was none.
+        same: images that show the same picture, where there are any.
     """
 
     tensors: dict[str, Tensor]
     original: list[int] | None = None
+    same: Same | None = None
 
 
 @dataclass

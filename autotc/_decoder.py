@@ -184,7 +184,9 @@ class Decoder:
             raise UnsupportedError(
                 "compress: image features were computed outside; pass pixel_values inside compress"
             )
-        order = beam_order(ids == self.adapter.image_token, [t * h * w for t, h, w in tower.grids])
+        order = tower.order
+        if order is None:
+            order = beam_order(ids == self.adapter.image_token, [t * h * w for t, h, w in tower.grids])
         grids = [tower.grids[i] for i in order]
         original = None if tower.original is None else [tower.original[i] for i in order]
         before = self.run

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from autotc._decoder import Decoder
 from autotc._layout import Layout
 from autotc._run import ATTACHED, Run, new_run, take_deep
+from autotc._same import Same
 from autotc._signals import BEFORE, COMMON, Tapped
 from autotc._stages import Ledger, Plan, Step, first_observed
 from autotc._tap import Tap, Watcher
@@ -161,6 +162,7 @@ def capture(
     inputs: Mapping[str, Any],
     signals: Sequence[str] = COMMON,
     original: Sequence[int] | None = None,
+    same: Same | None = None,
 ) -> Prefix:
     """Run prompts through the model without a policy and keep what policies may start from.
 
@@ -169,6 +171,7 @@ def capture(
         inputs: as given to `generate`: `input_ids`, `attention_mask`, `pixel_values`, ...
         signals: vision signals to keep for `projector` stages.
         original: tokens of each image before an `input` stage, where the images were resized.
+        same: images that show the same picture, which then passes the tower once.
     """
     if getattr(model, ATTACHED, None) is not None:
         raise ValueError("capture: the model has a policy; remove it first")
@@ -177,6 +180,7 @@ def capture(
     wanted = set(signals) - set(adapter.signals_absent)
     recorder.tower.wanted &= wanted
     recorder.tower.given, recorder.tower.resized = original, original is not None
+    recorder.tower.same = same
     with recorder.attached():
         cache, hidden = _run_core(adapter, inputs)
         run, tower = recorder.decoder.run, recorder.tower.run
@@ -201,7 +205,13 @@ class _TowerDone(Exception):
 
 
 @torch.no_grad()
-def look_again(model: nn.Module, prefix: Prefix, inputs: Mapping[str, Any], signals: Collection[str]) -> None:
+def look_again(
+    model: nn.Module,
+    prefix: Prefix,
+    inputs: Mapping[str, Any],
+    signals: Collection[str],
+    same: Same | None = None,
+) -> None:
     """Add vision signals to a prefix that was captured without them: the tower runs once more.
 
     Args:
@@ -209,10 +219,12 @@ def look_again(model: nn.Module, prefix: Prefix, inputs: Mapping[str, Any], sign
         prefix: of these inputs.
         inputs: as given to `capture`.
         signals: names of `autotc.reducer.SIGNALS`.
+        same: as given to `capture`.
     """
     adapter = adapter_for(model)
     recorder = _Recorder(model, tuple(signals))
-    recorder.tower.given, recorder.tower.resized = prefix.tower.original, prefix.tower.original is not None
+    recorder.tower.given, recorder.tower.resized = original_of(prefix), prefix.tower.original is not None
+    recorder.tower.same = same
 
     def stop(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         raise _TowerDone
@@ -240,18 +252,20 @@ def prefill(
     inputs: Mapping[str, Any],
     decisions: Mapping[int, Assignment | None] | None = None,
     original: Sequence[int] | None = None,
+    same: Same | None = None,
 ) -> Prefilled:
-    """Run prompts from the pixels on, under a policy; `original` as in `capture`."""
+    """Run prompts from the pixels on, under a policy; `original` and `same` as in `capture`."""
     _require_attached(compression)
     decoder, tower = compression.decoder, compression.tower
     decoder.replay = tower.replay = decisions
     announce = decoder.announce
     if original is not None:
         tower.given, decoder.announce = original, lambda ids, mask: None
+    tower.same = same
     try:
         cache, hidden = _run_core(compression.adapter, inputs)
     finally:
-        decoder.replay = tower.replay = None
+        decoder.replay = tower.replay = tower.same = None
         decoder.announce = announce
     run = decoder.run
     if run is None:
@@ -340,6 +354,12 @@ def score(compression: Compression, state: Prefilled, answer_ids: Tensor) -> Ten
         run.cache = held
     head: Any = compression.model.lm_head
     return torch.cat([first, head(out.last_hidden_state)], 1)
+
+
+def original_of(prefix: Prefix) -> list[int] | None:
+    """Return the tokens of each image before an `input` stage, where there was one."""
+    original, order = prefix.tower.original, prefix.tower.order
+    return original if original is None or order is None else [original[i] for i in order]
 
 
 def _starts(step: Step) -> int:

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autotc._grouped import Grouped
 from autotc._rows import Batched, Packed, TowerRows
+from autotc._same import Same, one_tile_an_image
 from autotc._signals import BLOCK, TOWER, at_sources
 from autotc._stages import Ledger, Plan, Step, first_observed
 from autotc._tap import Watcher, mean_attention, mean_logits, received_sum
@@ -59,6 +60,7 @@ class TowerRun:
         cut: whether any token is gone.
         deep: what the projectors of DeepStack gave, (I, K, D) for the tokens left.
         groups: the image of each row, where images become several tiles and rows are views (`autotc._views`).
+        order: the row of each image of the prompts, where pictures that are shown again ran once.
     """
 
     grids: list[Grid]
@@ -71,6 +73,7 @@ class TowerRun:
     cut: bool = False
     deep: list[Tensor] = field(default_factory=list)
     groups: list[int] | None = None
+    order: list[int] | None = None
 
     def alive(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return source, validity and size of the tokens left, (I, K) each."""
@@ -95,6 +98,7 @@ class Tower:
         self.replay: Mapping[int, Assignment | None] | None = None
         self.ids: Tensor | None = None
         self.given: Sequence[int] | None = None  # tokens of each image before an `input` stage
+        self.same: Same | None = None  # pictures that are shown again, which run once
         self.resized = bool(plan.of("input"))
         self._replaced: list[nn.Module] = []
 
@@ -146,8 +150,8 @@ class Tower:
     def attach(self) -> list[RemovableHandle]:
         """Register the hooks and return their handles."""
         hooks = [self.adapter.tower.register_forward_pre_hook(self._enter, with_kwargs=True)]
-        if type(self.adapter).views is not ModelAdapter.views:
-            hooks.append(_Replaced(self.adapter.core, "get_image_features", self._with_views))
+        seen = self._once if one_tile_an_image(self.adapter) else self._with_views
+        hooks.append(_Replaced(self.adapter.core, "get_image_features", seen))
         steps = self.plan.of("vision")
         if steps or "features" in self.wanted:
             hooks.append(self.adapter.projector.register_forward_pre_hook(self._before_projector))
@@ -196,6 +200,19 @@ class Tower:
 
         return wrapped
 
+    def _once(self, features: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the model's own function, which sees each of several equal pictures once."""
+        signature = inspect.signature(features)
+
+        @wraps(features)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if self.same is None:
+                return features(*args, **kwargs)
+            call = {**dict(zip(signature.parameters, args, strict=False)), **kwargs}
+            return self.same.again(features(**{**call, **self.same.once(call)}))
+
+        return wrapped
+
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         grids = self.adapter.tower_grids(args, kwargs)
         device = next(module.parameters()).device
@@ -214,13 +231,16 @@ class Tower:
             rows = Batched(counts, prefix, device)
         else:
             rows = Packed(counts, members, self.adapter.tower_order(grids, device), device)
-        original = None if self.given is None else list(self.given)
+        original, same = None if self.given is None else list(self.given), self.same
+        if original is not None and same is not None:
+            original = [original[i] for i in same.first]
         if self.resized and (original is None or len(original) != len(grids)):
             raise UnsupportedError(
                 "compress: the policy resizes images, but these inputs were not made by the wrapped "
                 "processor; make them with the processor given to compress, inside the with block"
             )
-        return TowerRun(list(grids), original, rows, Ledger(self.replay))
+        order = None if same is None else same.order
+        return TowerRun(list(grids), original, rows, Ledger(self.replay), order=order)
 
     def _enter_block(
         self, i: int, step: Step | None, block: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -260,7 +280,10 @@ class Tower:
         rows = run.rows
         found = {n: run.block[BLOCK[n]] for n in step.needs if n in BLOCK and BLOCK[n] in run.block}
         signals = {n: at_sources(n, v, rows.source, rows.valid) for n, v in found.items()}
-        ids = self.ids if self.ids is not None and len(self.ids) == len(run.grids) else None
+        ids, images = self.ids, len(run.grids) if run.order is None else len(run.order)
+        ids = (
+            None if ids is None or len(ids) != images else ids if self.same is None else ids[self.same.first]
+        )
         return TokenView(
             x=rows.tokens(hidden),
             valid=rows.valid,

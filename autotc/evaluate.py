@@ -34,6 +34,7 @@ from autotc._freerun import Part, Written, collect
 from autotc._inputs import resized
 from autotc._outcomes import Outcomes
 from autotc._references import NEW_TOKENS, References, known, state_of
+from autotc._same import same_pictures
 from autotc._score import Scores, greedy, score
 from autotc.adapter import adapter_for
 from autotc.adapter import anatomy as anatomy_of
@@ -211,7 +212,8 @@ class Evaluator:
                     if prefix is None:
                         inputs = self._inputs(batch, resize)
                     elif unseen:
-                        look_again(self.model, prefix, self._inputs(batch, resize).tensors, unseen)
+                        seen = self._inputs(batch, resize)
+                        look_again(self.model, prefix, seen.tensors, unseen, seen.same)
                 if compression is None:
                     compression = Compression(self.model, policy, self.processor, self.anatomy)
                 compression.ids = batch.numbers
@@ -220,7 +222,9 @@ class Evaluator:
                         self._prefixes.get((batch.key, "tower")) if self.reuse and resize is None else None
                     )
                     with nullcontext() if states is None else resumed_tower(compression, states):
-                        state = prefill(compression, inputs.tensors, original=inputs.original)
+                        state = prefill(
+                            compression, inputs.tensors, original=inputs.original, same=inputs.same
+                        )
                 else:
                     state = resume(compression, known(prefix))
                 # what follows drives the layers itself: the hooks must not take it for a prefill
@@ -295,11 +299,18 @@ class Evaluator:
         """Return a batch's tensors; those of the data's own resolution are kept as far as they fit."""
         if batch.inputs is not None and resize is None:
             return batch.inputs
-        made = make_inputs(batch, self.processor, self.anatomy, resize, self.device)
+        made = self._made(batch, resize)
         size = sum(tensor.nbytes for tensor in made.tensors.values())
         if resize is None and self._held_bytes + size <= self._prefixes.limit_bytes // 4:
             self._held_bytes += size
             batch.inputs = made
+        return made
+
+    def _made(self, batch: Batch, resize: Stage | None) -> Inputs:
+        """Make a batch's tensors, with the pictures that several of its examples ask about."""
+        made = make_inputs(batch, self.processor, self.anatomy, resize, self.device)
+        keys = [e.image for e, n in zip(batch.examples, batch.images, strict=True) for _ in range(n)]
+        made.same = same_pictures(self.adapter, made.tensors, keys)
         return made
 
     def _key(self, batch: Batch, resize: Stage | None) -> Hashable:
@@ -320,7 +331,7 @@ class Evaluator:
     def _capture(self, batch: Batch, resize: Stage | None) -> Prefix:
         inputs = self._inputs(batch, resize)
         with recorded_tower(self.adapter) as states:
-            prefix = capture(self.model, inputs.tensors, original=inputs.original)
+            prefix = capture(self.model, inputs.tensors, original=inputs.original, same=inputs.same)
         if self.reuse:
             self._prefixes.put(self._key(batch, resize), prefix)
             if resize is None:
@@ -333,8 +344,8 @@ class Evaluator:
         def captured(examples: list[Example]) -> list[tuple[list[Example], Prefix]]:
             out = []
             for _, batch in self._cut(examples, split, 0):
-                inputs = make_inputs(batch, self.processor, self.anatomy, None, self.device)
-                out.append((batch.examples, capture(self.model, inputs.tensors)))
+                inputs = self._made(batch, None)
+                out.append((batch.examples, capture(self.model, inputs.tensors, same=inputs.same)))
             return out
 
         return captured

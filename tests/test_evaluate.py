@@ -17,6 +17,7 @@ import autotc
 from autotc._batches import PrefixStore, cut, image_number, light, nbytes
 from autotc._outcomes import COLUMNS, Outcomes
 from autotc._references import known, state_of
+from autotc._same import Same, same_pictures
 from autotc._score import Segment, head, run_chunk
 from autotc._signals import TOWER
 from autotc._stages import Ledger
@@ -158,6 +159,64 @@ def test_what_looks_into_the_tower_sees_it_behind_a_cut_inside(family: str, name
         pytest.skip(str(error))
     found = evaluator(family).evaluate(chosen, "search", 4)
     same(found, evaluator(family, False).evaluate(chosen, "search", 4))
+
+
+def test_equal_pictures_pass_the_tower_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every reducer that cuts there, and with what stands behind; figures and traces stay those of all images."""
+    for family in ("qwen", "qwen3", "llava"):
+        built, processor = model(family)
+        shown: list[int] = []
+        adapter = adapter_for(built)
+        handle = adapter.tower.register_forward_pre_hook(
+            lambda m, args, kw, a=adapter, s=shown: s.append(len(a.tower_grids(args, kw))), with_kwargs=True
+        )
+        once = Evaluator(built, task(family), processor=processor, batch=4)
+        each = Evaluator(built, task(family), processor=processor, batch=4)
+        cutting = [n for n in reducers.names() if "vision" in reducers.get(n).sites]
+        inside = [(("vision", 1, n, 0.6), ("decoder", 2, "fastv", 0.3)) for n in cutting]
+        ran = 0
+        for stages in [*POLICIES.values(), *inside]:
+            chosen = policy(FAMILIES[family](), *stages)
+            try:
+                check(chosen, once.anatomy)
+            except AutotcError:
+                continue
+            shown.clear()
+            found = once.evaluate(chosen, "search", 12)
+            halved = list(shown)
+            with monkeypatch.context() as patch:
+                patch.setattr("autotc.evaluate.same_pictures", lambda *_: None)
+                shown.clear()
+                plain = each.evaluate(chosen, "search", 12)
+            np.testing.assert_allclose(found.kl, plain.kl, atol=1e-5)  # fewer rows a product: other rounding
+            same(found, replace(plain, kl=found.kl))
+            assert [2 * n for n in halved] == shown
+            ran += bool(shown)
+        handle.remove()
+        assert ran > len(cutting) // 2
+
+
+@pytest.mark.parametrize("family", ["qwen", "llava"])
+def test_pictures_are_the_same_only_where_every_pixel_is(family: str) -> None:
+    """A key may stand for a set of images, of which examples show different ones."""
+    built, processor = model(family)
+    a, b = picture(1, 84, 84), picture(2, 84, 84)
+    shown = [[a, b], [b], [a], [a]]
+    inputs = processor.inputs(shown, ["which ?"] * 4)
+    keys = ["album", "album", "album", "album", "another"]
+    found = same_pictures(adapter_for(built), inputs, keys)
+    assert found == Same(first=[0, 1, 4], order=[0, 1, 1, 0, 2])
+    assert same_pictures(adapter_for(built), inputs, list("abcde")) is None
+    prefix = capture(built, inputs, same=found)
+    plain = capture(built, inputs)
+    torch.testing.assert_close(prefix.logits, plain.logits)
+    assert (len(prefix.tower.grids), len(plain.tower.grids)) == (3, 5)
+    chosen = policy(FAMILIES[family](), ("vision", 1, "random", 0.5), ("projector", None, "visionzip", 0.3))
+    with Compression(built, chosen, processor) as compression:
+        one = prefill(compression, inputs, same=found)
+        two = prefill(compression, inputs)
+    torch.testing.assert_close(one.logits, two.logits)
+    assert [t["kept"].shape for t in one.trace] == [t["kept"].shape for t in two.trace] == [(5,), (5,)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
