@@ -42,7 +42,8 @@ class Clock:
         self.deadline = None if timeout is None else self.started + timeout
         self._first: float | None = None
         self._parts: dict[str, float] = defaultdict(float)
-        self.examples = 0
+        self._opened = (0.0, 0)
+        self.examples = 0  # of evaluations that were not the first on them
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -54,13 +55,23 @@ class Clock:
             self._parts[name] += time.monotonic() - begin
 
     @contextmanager
-    def evaluating(self, examples: int) -> Iterator[None]:
-        """Count the seconds of a block as evaluation of some examples."""
+    def evaluating(self, examples: int, opens: bool = False) -> Iterator[None]:
+        """Count the seconds of a block as evaluation of some examples.
+
+        Args:
+            opens: whether it is the first on them, which runs the references too.
+        """
+        begin = time.monotonic()
         if self._first is None:
-            self._first = time.monotonic()
+            self._first = begin
         with self.part("evaluator"):
             yield
-        self.examples += examples
+        if opens:
+            spent = time.monotonic() - begin
+            self._parts["opening"] += spent
+            self._opened = (spent, examples)  # the latest: the very first one loads the model
+        else:
+            self.examples += examples
 
     @property
     def left_s(self) -> float | None:
@@ -69,11 +80,18 @@ class Clock:
 
     @property
     def seconds_an_example(self) -> float:
-        """Mean so far; 0 before the first evaluation."""
-        return self._parts["evaluator"] / self.examples if self.examples else 0.0
+        """Mean so far, first looks left out; 0 before the first evaluation."""
+        spent = self._parts["evaluator"] - self._parts["opening"]
+        return spent / self.examples if self.examples else 0.0
+
+    @property
+    def opening_s_an_example(self) -> float:
+        """What a first look at an example takes, references included; 0 before any."""
+        spent, examples = self._opened
+        return spent / examples if examples else 0.0
 
     def profile(self) -> Profile:
         """Return what was counted so far."""
         wall = 0.0 if self._first is None else time.monotonic() - self._first
-        parts = {name: s for name, s in self._parts.items() if name != "evaluator"}
+        parts = {name: s for name, s in self._parts.items() if name not in ("evaluator", "opening")}
         return Profile(wall, self._parts.get("evaluator", 0.0), parts)

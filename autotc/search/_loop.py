@@ -119,7 +119,8 @@ class Loop:
         self.board.finished += 1
         values = point(row, self.session.objectives)
         if values is not None and self.session.feasible(row):
-            self.board.entries.append(Entry(row.id, row.number or 0, row.policy.id, values))
+            seconds = row.seconds / self.session.search_n if row.seconds else None
+            self.board.entries.append(Entry(row.id, row.number or 0, row.policy.id, values, seconds))
             if self._plateau is not None:
                 self._plateau.add(self.board.finished, self.session.outcomes(row.id, "search"), values)
 

@@ -19,6 +19,7 @@ MOST_CANDIDATES = 12
 FIRST = ("uncompressed", *BASELINES)
 PRESETS_ON_SELECTION = 4  # the likeliest rivals; the other presets follow while there is time
 MOST_OF_TIME = 0.6
+SAFETY = 1.1
 
 
 class Report:
@@ -40,14 +41,26 @@ class Report:
 
     def reserve_s(self, board: Board) -> float:
         """Return the seconds that selection and held-out are expected to take."""
-        spec, clock = self.session.spec, self.session.clock
-        front = min(MOST_CANDIDATES, board.on_front())
+        front = min(MOST_CANDIDATES, len(board.front()))
         candidates = min(MOST_CANDIDATES, front + 2)
-        runs = (candidates + len(FIRST) + PRESETS_ON_SELECTION) * spec.selection_examples
-        runs += (front + len(FIRST) + 1) * spec.heldout_examples
-        needed = 1.15 * runs * clock.seconds_an_example
+        needed = self._pass_s("selection", candidates, board) + self._pass_s("held-out", front, board)
         # on a slow machine trials still get a share of the time; the last steps then end late
         return needed if self._time_s is None else min(needed, MOST_OF_TIME * self._time_s)
+
+    def _pass_s(self, split: str, trials: int, board: Board) -> float:
+        """Return the seconds that some trials of the front, and the references beside them, take on a split."""
+        session, clock = self.session, self.session.clock
+        wanted = {
+            "selection": session.spec.selection_examples,
+            "held-out": session.spec.heldout_examples,
+        }
+        mean = clock.seconds_an_example
+        known = [e.seconds for e in board.front() if e.seconds is not None]
+        pace = sum(known) / len(known) if known else mean
+        # the uncompressed model is what the first look runs anyway
+        references = len(BASELINES) + (PRESETS_ON_SELECTION if split == "selection" else 1)
+        each = trials * pace + references * mean + clock.opening_s_an_example
+        return SAFETY * session.available(split, wanted[split]) * each
 
     # --- measuring ---
 
@@ -60,7 +73,7 @@ class Report:
             return
         references = self._in_order([r for r in rows if r.role == "reference"])
         needed = len(chosen) + len(FIRST) + PRESETS_ON_SELECTION
-        final_s = (len(chosen) + len(FIRST) + 1) * spec.heldout_examples * session.clock.seconds_an_example
+        final_s = self._pass_s("held-out", len(chosen), board)
         self._pass("selection", spec.selection_examples, [*chosen, *references], needed, board, final_s)
         rows = self._rows()
         compared = [*self.front(rows), *rivals(rows, self._within)]

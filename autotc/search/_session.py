@@ -104,6 +104,7 @@ class Session:
     _screening: Screening | None = None
     _evaluator: Evaluates | None = None
     _kept: dict[tuple[int, str], Outcomes] = field(default_factory=dict)
+    _seen: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def objectives(self) -> tuple[Metric, ...]:
@@ -164,8 +165,9 @@ class Session:
             n: how many examples, from `start` on.
         """
         there = self.space.to_evaluated(policy) if policy.stages else None
-        evaluator = self.evaluator
-        with self.clock.evaluating(n):
+        evaluator, seen = self.evaluator, self._seen.get(split, 0)
+        self._seen[split] = max(seen, start + n)
+        with self.clock.evaluating(n, opens=start + n > seen):
             return evaluator.evaluate(there, split, n, start=start)
 
     def available(self, split: str, wanted: int) -> int:
@@ -248,7 +250,7 @@ class Session:
                     total,
                     board.finished,
                     self.spec.trials,
-                    board.on_front(),
+                    len(board.front()),
                     best,
                     left_s,
                 )
@@ -257,12 +259,16 @@ class Session:
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial that was evaluated on all search examples; `values` are those of the objectives, figures first."""
+    """A trial that was evaluated on all search examples; `values` are those of the objectives, figures first.
+
+    `seconds` is what it took an example, None where it was answered from the store.
+    """
 
     trial_id: int
     number: int
     policy_id: str
     values: tuple[float, ...]
+    seconds: float | None = None
 
     @property
     def quality(self) -> float:
@@ -295,9 +301,10 @@ class Board:
         """Return the objectives' values of the entries, (n, objectives)."""
         return np.array([e.values for e in self.entries]).reshape(-1, len(self.objectives))
 
-    def on_front(self) -> int:
-        """Return how many entries are on the front."""
-        return int(non_dominated(self.points(), [m.maximise for m in self.objectives]).sum())
+    def front(self) -> list[Entry]:
+        """Return the entries on the front."""
+        on = non_dominated(self.points(), [m.maximise for m in self.objectives])
+        return [entry for entry, is_on in zip(self.entries, on, strict=True) if is_on]
 
     def best(self, metric: Metric) -> float | None:
         """Return the largest value of an objective, None where it is none or there are no entries."""
