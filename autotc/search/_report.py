@@ -68,13 +68,19 @@ class Report:
         """Measure candidates and references on selection, then the front and references on held-out."""
         session, spec = self.session, self.session.spec
         rows = self._rows()
-        chosen = self.candidates([r for r in rows if r.role == "trial"])
+        trials = [r for r in rows if r.role == "trial"]
+        chosen = self.candidates(trials)
         if not chosen:
             return
         references = self._in_order([r for r in rows if r.role == "reference"])
+        # presets that a trial has tried too: what their reference is measured to be counts for the front
+        of_reference = {r.policy.id for r in references} - {r.policy.id for r in chosen}
+        twins = _distinct([r for r in trials if r.policy.id in of_reference and self.session.feasible(r)])
         needed = len(chosen) + len(FIRST) + PRESETS_ON_SELECTION
         final_s = self._pass_s("held-out", len(chosen), board)
-        self._pass("selection", spec.selection_examples, [*chosen, *references], needed, board, final_s)
+        self._pass(
+            "selection", spec.selection_examples, [*chosen, *references, *twins], needed, board, final_s
+        )
         rows = self._rows()
         compared = [*self.front(rows), *rivals(rows, self._within)]
         self._pass("held-out", spec.heldout_examples, compared, len(compared), board)
@@ -138,11 +144,13 @@ class Report:
         skipped = []
         for done, (i, row) in enumerate(missing):
             left = session.clock.left_s
-            if i >= needed and left is not None and left <= later_s:
-                skipped.append(row.label or str(row.number))
+            known = row.policy.id in same
+            if i >= needed and left is not None and left <= later_s and not known:
+                if row.label is not None:
+                    skipped.append(row.label)
                 continue
             try:
-                if row.policy.id in same:  # a proposal may be a preset
+                if known:  # a proposal may be a preset
                     twin, numbers = same[row.policy.id]
                     outcomes = session.outcomes(twin, split)
                 else:

@@ -128,6 +128,39 @@ def test_references_are_there_once_and_outside_the_front(whole: Whole) -> None:
     assert result.references[0].policy.stages == ()
 
 
+def test_a_preset_that_a_trial_has_tried_is_a_candidate_too(store: Store) -> None:
+    """It has been measured as a reference: the front must not lie below a policy that a trial has found."""
+    evaluator = FakeEvaluator()
+    result = go(store, using(evaluator), trials=24)
+    rows = store.trials(result.study)
+    measured = {r.policy.id: r for r in rows if r.role == "reference" and r.number_of("quality", "selection")}
+    found = [r for r in rows if r.role == "trial" and r.policy.id in measured]
+    assert found
+    for row in found:
+        if row.number_of("quality", "selection") is None:  # only the first of equal trials
+            assert any(r.policy.id == row.policy.id and (r.number or 0) < (row.number or 0) for r in found)
+        else:
+            assert row.number_of("quality", "selection") == measured[row.policy.id].number_of(
+                "quality", "selection"
+            )
+    calls = Counter(policy for policy, split, _, _ in evaluator.calls if split == "selection")
+    assert set(calls.values()) == {1}
+    best = max(
+        (m for m in measured.values() if m.policy.id in {r.policy.id for r in found}),
+        key=lambda r: r.number_of("quality", "selection").value,  # type: ignore[union-attr]
+    )
+    cost = best.costs["tflops_exact"]
+    cheaper = [
+        m.decisive("quality", "selection").value for m in result.front if m.value("tflops_exact") <= cost
+    ]
+    own = (
+        next(m for m in result.references if m.policy.id == best.policy.id)
+        .decisive("quality", "selection")
+        .value
+    )
+    assert max(cheaper) >= own - 1e-12
+
+
 def test_looks_at_other_splits_are_counted(whole: Whole) -> None:
     store, result, _, evaluator = whole
     assert result.looks == 1
