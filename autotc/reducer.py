@@ -298,7 +298,9 @@ class Reducer:
     crossed: ClassVar[bool] = False  # a search varies all parameters at once, not one at a time
     where: ClassVar[Literal["block", "after_attention"]] = "block"
     relevance: ClassVar[Literal["clip", "embedding", "none"]] = "none"
-    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction"]] = "faithful"
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction", "own"]] = (
+        "faithful"  # own: no original
+    )
     presets: ClassVar[tuple[Preset, ...]] = ()
 
     def __post_init__(self) -> None:

@@ -106,3 +106,8 @@ def test_where_it_may_stand_is_what_compress_accepts(name, family):
             accepted.append(site)
     assert said["sites"] == accepted
     assert set(said["instead"]) <= set(cls.needs)
+
+
+def test_a_method_that_ships_without_a_paper_is_called_own() -> None:
+    own = {cls.name for cls in reducers.all() if cls.fidelity == "own"}
+    assert own == {cls.name for cls in reducers.all() if cls.source.arxiv is None} >= {"random", "recombined"}

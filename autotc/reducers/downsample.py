@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -28,6 +28,7 @@ class Downsample(Reducer):
     name: ClassVar[str] = "downsample"
     title: ClassVar[str] = "Smaller images"
     source: ClassVar[Source] = Source("Baseline: image resolution")
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction", "own"]] = "own"
     sites: ClassVar[tuple[str, ...]] = ("input",)
     adaptive: ClassVar[bool] = True
     presets: ClassVar[tuple[Preset, ...]] = (

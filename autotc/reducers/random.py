@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Random(Reducer):
     name: ClassVar[str] = "random"
     title: ClassVar[str] = "Random tokens"
     source: ClassVar[Source] = Source("Baseline: tokens drawn at random")
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction", "own"]] = "own"
     sites: ClassVar[tuple[str, ...]] = ("vision", "projector", "decoder")
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(

@@ -32,6 +32,7 @@ class Recombined(Reducer):
     name: ClassVar[str] = "recombined"
     title: ClassVar[str] = "Recombined parts"
     source: ClassVar[Source] = Source("Own: signal x selector x merger of published methods")
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction", "own"]] = "own"
     sites: ClassVar[tuple[str, ...]] = ("projector", "decoder")
     needs: ClassVar[tuple[str, ...]] = ("cls_attention", "text_embeds")
     instead: ClassVar[Mapping[str, str]] = {"cls_attention": "received_attention"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Uniform(Reducer):
     name: ClassVar[str] = "uniform"
     title: ClassVar[str] = "Even grid"
     source: ClassVar[Source] = Source("Baseline: an even lattice of tokens")
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction", "own"]] = "own"
     sites: ClassVar[tuple[str, ...]] = ("vision", "projector", "decoder")
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(

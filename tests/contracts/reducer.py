@@ -322,6 +322,7 @@ class ReducerContract:
 
     def test_source_and_description(self, cls: type[Reducer], name: str) -> None:
         assert cls.name == name and cls.title and cls.source.title
+        assert cls.fidelity != "own" or cls.source.arxiv is None
         if cls.source.arxiv is not None:
             assert re.fullmatch(r"\d{4}\.\d{4,5}", cls.source.arxiv)
         text = cls.__doc__ or ""
