@@ -18,7 +18,7 @@ from autotc.store import TrialRow
 
 BASELINES = ("random", "downsample")
 DOZEN = 12
-_FIDELITY = ("faithful", "adapted", "reconstruction")
+_FIDELITY = {"faithful": 0, "own": 0, "adapted": 1, "reconstruction": 2}
 
 
 def references(space: Space, all_presets: bool = False) -> list[tuple[str, Policy]]:
@@ -39,7 +39,7 @@ def references(space: Space, all_presets: bool = False) -> list[tuple[str, Polic
         ((c, p) for c, p in presets if c.name not in BASELINES),
         key=lambda entry: (
             entry[0].presets.index(entry[1]) > 0,  # a method's main recipe before its others
-            _FIDELITY.index(entry[0].fidelity),
+            _FIDELITY[entry[0].fidelity],
             entry[1].name,
         ),
     )
