@@ -17,9 +17,10 @@ from autotc.running import prepare
 from autotc.search.result import Result
 from autotc.search.spec import SearchSpec
 from autotc.search.study import Study
-from autotc.store import Store
+from autotc.store import Store, TrialRow
+from autotc.testbed import live_picture
 from autotc.testbed.lattice import budget
-from autotc.testbed.score import Candidates, area, best_at
+from autotc.testbed.score import Candidates, area, best_at, picks
 
 SHARES = (1 / 3, 2 / 9, 1 / 9)  # 192, 128 and 64 of 576 tokens
 
@@ -59,6 +60,7 @@ def bench_live(
                 f"{strategy}, seed {seed}: area {rows[-1]['area']:.0f}, {rows[-1]['evaluations']:,} evaluations"
             )
     tokens = [str(round(576 * share)) for share in SHARES]
+    first = strategies[0]
     return {
         "model": model,
         "on": result.on,
@@ -76,7 +78,31 @@ def bench_live(
             }
             for name in strategies
         ],
+        "pairs": [_pair(rows, first, other) for other in strategies if other != first],
     }
+
+
+def _pair(rows: Sequence[dict[str, Any]], one: str, other: str) -> dict[str, Any]:
+    """Return what the first strategy found more than another with the same seeds, means with standard errors."""
+    by = {(r["strategy"], r["seed"]): r for r in rows}
+    both = [(by[one, s], by[other, s]) for s in sorted({r["seed"] for r in rows})]
+    equal = []
+    for a, b in both:
+        least = min(a["evaluations"], b["evaluations"])
+        equal.append(_after(a["curve"], least) - _after(b["curve"], least))
+    return {
+        "strategy": one,
+        "rival": other,
+        "seeds": len(both),
+        "area": _mean([a["area"] - b["area"] for a, b in both]),
+        "search_area_at_equal_evaluations": _mean(equal),
+        "evaluations": _mean([a["evaluations"] - b["evaluations"] for a, b in both]),
+    }
+
+
+def _after(curve: Sequence[Sequence[float]], evaluations: int) -> float:
+    """Return the area of a curve when so many evaluations were used."""
+    return float([area for used, area in curve if used <= evaluations][-1])
 
 
 def _scored(study: Study, result: Result, store: Store) -> dict[str, Any]:
@@ -85,17 +111,44 @@ def _scored(study: Study, result: Result, store: Store) -> dict[str, Any]:
     references, front = _candidates(result.references), _candidates(result.front)
     limits = {t: budget(space.full, space.workload, t, "exact") for t in SHARES}
     most = max(limits.values())
-    trials = store.trials(result.study, role="trial")
-    evaluated = sum(n.n or 0 for t in trials for n in t.numbers if (n.name, n.split) == ("quality", "search"))
-    own, known = area(references + front, most, 0.0), area(references, most, 0.0)
+    rows = store.trials(result.study)
+    trials = [r for r in rows if r.role == "trial"]
+    curve = _curve(rows, study.spec.examples, most)
+    picked = references + front
+    own, known = area(picked, most, 0.0), area(references, most, 0.0)
+    order = [i for i in picks(picked) if picked.cost[i] < most]
     return {
         "area": own,
         "area_above_references": own - known,
-        "evaluations": evaluated,
+        "evaluations": curve[-1][0] if curve else 0,
         "trials": len(trials),
         "front": len(result.front),
-        **{f"at_{round(576 * t)}": best_at(references + front, c) for t, c in limits.items()},
+        **{f"at_{round(576 * t)}": best_at(picked, c) for t, c in limits.items()},
+        "curve": curve,
+        "points": [[float(picked.cost[i]), float(picked.held[i])] for i in order],
+        "limits": {str(round(576 * t)): c for t, c in limits.items()},
     }
+
+
+def _curve(rows: Sequence[TrialRow], examples: int, most: float) -> list[list[float]]:
+    """Return evaluations so far and the area on the search examples after each trial; the references' own are free.
+
+    Policies are picked and scored by the same examples here, which flatters what was picked; it is what there is of
+    trials that did not reach the end.
+    """
+    found = Candidates(np.zeros(0), np.zeros(0), np.zeros(0))
+    used, curve = 0, []
+    for row in sorted(rows, key=lambda r: (r.role == "trial", r.number or 0)):
+        number = row.number_of("quality", "search")
+        n = 0 if number is None else number.n or 0
+        within = all(v <= 0 for v in row.violations.values())
+        if number is not None and row.policy.stages and n >= examples and within:
+            value = np.array([number.value])
+            found += Candidates(np.array([row.costs["tflops_exact"]], float), value, value)
+        if row.role == "trial":
+            used += n if row.seconds else 0  # what ran before is answered from the store
+            curve.append([used, area(found, most, 0.0)])
+    return curve
 
 
 def _candidates(members: Sequence[Member]) -> Candidates:
@@ -128,7 +181,22 @@ def table(found: dict[str, Any]) -> str:
         cells = [s["strategy"], _pm(s["area"], 1, 0), _pm(s["area_above_references"], 1, 0)]
         cells += [_pm(s[b], 100, 1) for b in budgets] + [f"{s['evaluations']['mean']:,.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    said = ["", *map(_said, found["pairs"])] if found["pairs"] else []
+    return "\n".join([*lines, *said]) + "\n"
+
+
+def _said(pair: dict[str, Any]) -> str:
+    """Say what pairs of searches with the same seed show."""
+    area, early, more = (pair[k] for k in ("area", "search_area_at_equal_evaluations", "evaluations"))
+    return (
+        f"{pair['strategy']} against {pair['rival']}, {pair['seeds']} pairs of a seed: area {_signed(area)}, with "
+        f"{_signed(more)} evaluations; after as many evaluations, by the search examples alone: {_signed(early)}."
+    )
+
+
+def _signed(value: dict[str, Any]) -> str:
+    text = f"{value['mean']:+,.0f}"
+    return text if value["stderr"] is None else f"{text} ± {value['stderr']:.0f}"
 
 
 def _pm(value: dict[str, Any], scale: float, digits: int) -> str:
@@ -137,13 +205,14 @@ def _pm(value: dict[str, Any], scale: float, digits: int) -> str:
 
 
 def write(found: dict[str, Any], out: Path) -> None:
-    """Write the figures and the table into a folder.
+    """Write the figures, the table and the picture into a folder.
 
     Raises:
-        SpecError: nothing was run.
+        SpecError: nothing was run; a file cannot be written.
     """
     if not found["rows"]:
         raise SpecError("--seeds: nothing was run")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "live.json", json.dumps(found, indent=1) + "\n")
     write_text(out / "live.md", table(found))
+    live_picture.write(found, out / "live.png")

@@ -129,7 +129,9 @@ def bench_live(
     ] = 256,
     heldout: Annotated[int, typer.Option("--heldout-examples", min=16, help="Scored on.")] = 512,
     storage: Storage = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write live.json and live.md there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write live.md, live.png and live.json there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare strategies in real searches on the proxy, on examples that no search sees; minutes for each.
@@ -153,7 +155,7 @@ def bench_live(
     found = live_bench.bench_live(model, names, seeds, options, storage, say)
     if out is not None:
         live_bench.write(found, out)
-        say(f"wrote {out / 'live.md'} and {out / 'live.json'}")
+        say(f"wrote {out / 'live.md'}, {out / 'live.png'} and {out / 'live.json'}")
     if as_json:
         print_json(found)
     else:
