@@ -71,7 +71,7 @@ class Evaluator:
         on: what numbers name the model; default: the folder, or "proxy:NAME" for a proxy that ships with
             autotc.
         new_tokens: length of the uncompressed model's own answers where the data has none.
-        limit_bytes: bound of what is held between policies; default: a quarter of the memory, at most 6 GiB.
+        limit_bytes: bound of what is held between policies; default: a quarter of the free memory, at most 6 GiB.
     """
 
     def __init__(
