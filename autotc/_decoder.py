@@ -184,8 +184,9 @@ class Decoder:
             raise UnsupportedError(
                 "compress: image features were computed outside; pass pixel_values inside compress"
             )
-        order = tower.order
-        if order is None:
+        if tower.same is not None:
+            order = tower.same.order
+        else:
             order = beam_order(ids == self.adapter.image_token, [t * h * w for t, h, w in tower.grids])
         grids = [tower.grids[i] for i in order]
         original = None if tower.original is None else [tower.original[i] for i in order]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 MOST = 6 << 30
 UNKNOWN = 8 << 30  # of a machine that says nothing
-# what a control group may use and uses, where one bounds this process, and the files it has read that give way
+# what a control group may use and uses, where one bounds this process, and the files it has read that give way;
+# version 2, then version 1
 GROUPS = (
     ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     (
@@ -15,7 +16,7 @@ GROUPS = (
         "memory.limit_in_bytes",
         "memory.usage_in_bytes",
         "total_inactive_file",
-    ),  # version 1
+    ),
 )
 
 

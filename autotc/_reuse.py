@@ -179,8 +179,7 @@ def capture(
     adapter = recorder.adapter
     wanted = set(signals) - set(adapter.signals_absent)
     recorder.tower.wanted &= wanted
-    recorder.tower.given, recorder.tower.resized = original, original is not None
-    recorder.tower.same = same
+    recorder.tower.given, recorder.tower.resized, recorder.tower.same = original, original is not None, same
     with recorder.attached():
         cache, hidden = _run_core(adapter, inputs)
         run, tower = recorder.decoder.run, recorder.tower.run
@@ -205,13 +204,7 @@ class _TowerDone(Exception):
 
 
 @torch.no_grad()
-def look_again(
-    model: nn.Module,
-    prefix: Prefix,
-    inputs: Mapping[str, Any],
-    signals: Collection[str],
-    same: Same | None = None,
-) -> None:
+def look_again(model: nn.Module, prefix: Prefix, inputs: Mapping[str, Any], signals: Collection[str]) -> None:
     """Add vision signals to a prefix that was captured without them: the tower runs once more.
 
     Args:
@@ -219,12 +212,13 @@ def look_again(
         prefix: of these inputs.
         inputs: as given to `capture`.
         signals: names of `autotc.reducer.SIGNALS`.
-        same: as given to `capture`.
     """
     adapter = adapter_for(model)
     recorder = _Recorder(model, tuple(signals))
-    recorder.tower.given, recorder.tower.resized = original_of(prefix), prefix.tower.original is not None
-    recorder.tower.same = same
+    original, same = prefix.tower.original, prefix.tower.same
+    if original is not None and same is not None:
+        original = [original[i] for i in same.order]
+    recorder.tower.given, recorder.tower.resized, recorder.tower.same = original, original is not None, same
 
     def stop(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         raise _TowerDone
@@ -354,12 +348,6 @@ def score(compression: Compression, state: Prefilled, answer_ids: Tensor) -> Ten
         run.cache = held
     head: Any = compression.model.lm_head
     return torch.cat([first, head(out.last_hidden_state)], 1)
-
-
-def original_of(prefix: Prefix) -> list[int] | None:
-    """Return the tokens of each image before an `input` stage, where there was one."""
-    original, order = prefix.tower.original, prefix.tower.order
-    return original if original is None or order is None else [original[i] for i in order]
 
 
 def _starts(step: Step) -> int:

@@ -60,7 +60,7 @@ class TowerRun:
         cut: whether any token is gone.
         deep: what the projectors of DeepStack gave, (I, K, D) for the tokens left.
         groups: the image of each row, where images become several tiles and rows are views (`autotc._views`).
-        order: the row of each image of the prompts, where pictures that are shown again ran once.
+        same: which images of the prompts the rows stand for, where pictures that are shown again ran once.
     """
 
     grids: list[Grid]
@@ -73,7 +73,7 @@ class TowerRun:
     cut: bool = False
     deep: list[Tensor] = field(default_factory=list)
     groups: list[int] | None = None
-    order: list[int] | None = None
+    same: Same | None = None
 
     def alive(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return source, validity and size of the tokens left, (I, K) each."""
@@ -239,8 +239,7 @@ class Tower:
                 "compress: the policy resizes images, but these inputs were not made by the wrapped "
                 "processor; make them with the processor given to compress, inside the with block"
             )
-        order = None if same is None else same.order
-        return TowerRun(list(grids), original, rows, Ledger(self.replay), order=order)
+        return TowerRun(list(grids), original, rows, Ledger(self.replay), same=same)
 
     def _enter_block(
         self, i: int, step: Step | None, block: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -280,10 +279,10 @@ class Tower:
         rows = run.rows
         found = {n: run.block[BLOCK[n]] for n in step.needs if n in BLOCK and BLOCK[n] in run.block}
         signals = {n: at_sources(n, v, rows.source, rows.valid) for n, v in found.items()}
-        ids, images = self.ids, len(run.grids) if run.order is None else len(run.order)
-        ids = (
-            None if ids is None or len(ids) != images else ids if self.same is None else ids[self.same.first]
-        )
+        shown = run.grids if run.same is None else run.same.order
+        ids = self.ids if self.ids is not None and len(self.ids) == len(shown) else None
+        if ids is not None and run.same is not None:
+            ids = ids[run.same.first]
         return TokenView(
             x=rows.tokens(hidden),
             valid=rows.valid,

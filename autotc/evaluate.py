@@ -212,8 +212,7 @@ class Evaluator:
                     if prefix is None:
                         inputs = self._inputs(batch, resize)
                     elif unseen:
-                        seen = self._inputs(batch, resize)
-                        look_again(self.model, prefix, seen.tensors, unseen, seen.same)
+                        look_again(self.model, prefix, self._inputs(batch, resize).tensors, unseen)
                 if compression is None:
                     compression = Compression(self.model, policy, self.processor, self.anatomy)
                 compression.ids = batch.numbers

@@ -120,7 +120,7 @@ def _scored(study: Study, result: Result, store: Store) -> dict[str, Any]:
     return {
         "area": own,
         "area_above_references": own - known,
-        "evaluations": curve[-1][0] if curve else 0,
+        "evaluations": int(curve[-1][0]),
         "trials": len(trials),
         "front": len(result.front),
         **{f"at_{round(576 * t)}": best_at(picked, c) for t, c in limits.items()},
@@ -131,13 +131,14 @@ def _scored(study: Study, result: Result, store: Store) -> dict[str, Any]:
 
 
 def _curve(rows: Sequence[TrialRow], examples: int, most: float) -> list[list[float]]:
-    """Return evaluations so far and the area on the search examples after each trial; the references' own are free.
+    """Return evaluations so far and the area on the search examples, of the references (which are free) and after each
+    trial.
 
     Policies are picked and scored by the same examples here, which flatters what was picked; it is what there is of
     trials that did not reach the end.
     """
     found = Candidates(np.zeros(0), np.zeros(0), np.zeros(0))
-    used, curve = 0, []
+    used, curve = 0, [[0.0, 0.0]]
     for row in sorted(rows, key=lambda r: (r.role == "trial", r.number or 0)):
         number = row.number_of("quality", "search")
         n = 0 if number is None else number.n or 0
@@ -148,6 +149,8 @@ def _curve(rows: Sequence[TrialRow], examples: int, most: float) -> list[list[fl
         if row.role == "trial":
             used += n if row.seconds else 0  # what ran before is answered from the store
             curve.append([used, area(found, most, 0.0)])
+        else:
+            curve[0][1] = area(found, most, 0.0)
     return curve
 
 

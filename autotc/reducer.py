@@ -298,9 +298,8 @@ class Reducer:
     crossed: ClassVar[bool] = False  # a search varies all parameters at once, not one at a time
     where: ClassVar[Literal["block", "after_attention"]] = "block"
     relevance: ClassVar[Literal["clip", "embedding", "none"]] = "none"
-    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction", "own"]] = (
-        "faithful"  # own: no original
-    )
+    # to the paper; own: there is none
+    fidelity: ClassVar[Literal["faithful", "adapted", "reconstruction", "own"]] = "faithful"
     presets: ClassVar[tuple[Preset, ...]] = ()
 
     def __post_init__(self) -> None:

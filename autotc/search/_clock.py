@@ -42,7 +42,8 @@ class Clock:
         self.deadline = None if timeout is None else self.started + timeout
         self._first: float | None = None
         self._parts: dict[str, float] = defaultdict(float)
-        self._opened = (0.0, 0)
+        self._opening_s = 0.0  # of first looks
+        self._opened = (0.0, 0)  # seconds and examples of the latest one: the very first loads the model
         self.examples = 0  # of evaluations that were not the first on them
 
     @contextmanager
@@ -68,8 +69,8 @@ class Clock:
             yield
         if opens:
             spent = time.monotonic() - begin
-            self._parts["opening"] += spent
-            self._opened = (spent, examples)  # the latest: the very first one loads the model
+            self._opening_s += spent
+            self._opened = (spent, examples)
         else:
             self.examples += examples
 
@@ -81,7 +82,7 @@ class Clock:
     @property
     def seconds_an_example(self) -> float:
         """Mean so far, first looks left out; 0 before the first evaluation."""
-        spent = self._parts["evaluator"] - self._parts["opening"]
+        spent = self._parts["evaluator"] - self._opening_s
         return spent / self.examples if self.examples else 0.0
 
     @property
@@ -93,5 +94,5 @@ class Clock:
     def profile(self) -> Profile:
         """Return what was counted so far."""
         wall = 0.0 if self._first is None else time.monotonic() - self._first
-        parts = {name: s for name, s in self._parts.items() if name not in ("evaluator", "opening")}
+        parts = {name: s for name, s in self._parts.items() if name != "evaluator"}
         return Profile(wall, self._parts.get("evaluator", 0.0), parts)

@@ -11,7 +11,7 @@ from autotc.export import Member, member
 from autotc.pareto import non_dominated, spread_out
 from autotc.search._claims import Claim
 from autotc.search._comparisons import BASELINES, called, claims, detectable, disagreement, quality, rivals
-from autotc.search._session import SURVIVABLE, Board, Session
+from autotc.search._session import SURVIVABLE, Board, Entry, Session
 from autotc.search.objectives import COST, QUALITY, point
 from autotc.store import TrialRow
 
@@ -19,7 +19,7 @@ MOST_CANDIDATES = 12
 FIRST = ("uncompressed", *BASELINES)
 PRESETS_ON_SELECTION = 4  # the likeliest rivals; the other presets follow while there is time
 MOST_OF_TIME = 0.6
-SAFETY = 1.1
+SAFETY = 1.1  # over what the last steps are expected to take
 
 
 class Report:
@@ -41,21 +41,20 @@ class Report:
 
     def reserve_s(self, board: Board) -> float:
         """Return the seconds that selection and held-out are expected to take."""
-        front = min(MOST_CANDIDATES, len(board.front()))
+        members = board.front()
+        front = min(MOST_CANDIDATES, len(members))
         candidates = min(MOST_CANDIDATES, front + 2)
-        needed = self._pass_s("selection", candidates, board) + self._pass_s("held-out", front, board)
+        needed = self._pass_s("selection", candidates, members) + self._pass_s("held-out", front, members)
         # on a slow machine trials still get a share of the time; the last steps then end late
         return needed if self._time_s is None else min(needed, MOST_OF_TIME * self._time_s)
 
-    def _pass_s(self, split: str, trials: int, board: Board) -> float:
-        """Return the seconds that some trials of the front, and the references beside them, take on a split."""
+    def _pass_s(self, split: str, trials: int, front: Sequence[Entry]) -> float:
+        """Return the seconds that trials like those of the front, and references beside them, take on a split."""
         session, clock = self.session, self.session.clock
-        wanted = {
-            "selection": session.spec.selection_examples,
-            "held-out": session.spec.heldout_examples,
-        }
+        spec = session.spec
+        wanted = {"selection": spec.selection_examples, "held-out": spec.heldout_examples}
         mean = clock.seconds_an_example
-        known = [e.seconds for e in board.front() if e.seconds is not None]
+        known = [e.seconds for e in front if e.seconds is not None]
         pace = sum(known) / len(known) if known else mean
         # the uncompressed model is what the first look runs anyway
         references = len(BASELINES) + (PRESETS_ON_SELECTION if split == "selection" else 1)
@@ -77,7 +76,7 @@ class Report:
         of_reference = {r.policy.id for r in references} - {r.policy.id for r in chosen}
         twins = _distinct([r for r in trials if r.policy.id in of_reference and self.session.feasible(r)])
         needed = len(chosen) + len(FIRST) + PRESETS_ON_SELECTION
-        final_s = self._pass_s("held-out", len(chosen), board)
+        final_s = self._pass_s("held-out", len(chosen), board.front())
         self._pass(
             "selection", spec.selection_examples, [*chosen, *references, *twins], needed, board, final_s
         )

@@ -166,9 +166,10 @@ class Session:
         """
         there = self.space.to_evaluated(policy) if policy.stages else None
         evaluator, seen = self.evaluator, self._seen.get(split, 0)
-        self._seen[split] = max(seen, start + n)
         with self.clock.evaluating(n, opens=start + n > seen):
-            return evaluator.evaluate(there, split, n, start=start)
+            outcomes = evaluator.evaluate(there, split, n, start=start)
+        self._seen[split] = max(seen, start + n)
+        return outcomes
 
     def available(self, split: str, wanted: int) -> int:
         """Return how many of the wanted examples a split really has."""
